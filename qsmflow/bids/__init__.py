@@ -1,0 +1,1 @@
+"""What the input and output folders hold: layout, metadata checks, file names, provenance."""

@@ -1,0 +1,1 @@
+"""The command line: arguments to Settings to a finished run."""

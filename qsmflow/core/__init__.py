@@ -1,0 +1,1 @@
+"""Numerics on torch tensors: no file, no log, no global state."""

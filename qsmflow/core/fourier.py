@@ -1,0 +1,133 @@
+"""Real Fourier transforms on good sizes, and finite differences."""
+
+from collections.abc import Sequence
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+
+def good_size(shape: Sequence[int], *, padding: Sequence[int] = (0, 0, 0)) -> tuple[int, ...]:
+    """Smallest even grid with fast transforms that holds an image and its padding.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Image size in voxels.
+    padding : sequence of int
+        Voxels of zeros wanted along each axis, both sides together.
+
+    Returns
+    -------
+    tuple of int
+        Sizes with the factors 2, 3, 5 only, all even (the real transform halves the last one).
+
+    Examples
+    --------
+    >>> good_size((101, 64, 41), padding=(0, 0, 10))
+    (108, 64, 54)
+    """
+    return tuple(
+        2 * next_fast_len((size + extra + 1) // 2, real=True)
+        for size, extra in zip(shape, padding, strict=True)
+    )
+
+
+def frequencies(shape: Sequence[int], *, voxel_size: Sequence[float], device=None) -> tuple[Tensor, ...]:
+    """Spatial frequencies of a real transform, one broadcastable tensor an axis.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Size of the real image.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    device : torch.device, optional
+        Where the result lives.
+
+    Returns
+    -------
+    tuple of Tensor
+        kx, ky, kz in 1/mm with shapes (nx, 1, 1), (1, ny, 1), (1, 1, nz // 2 + 1); float64.
+
+    Examples
+    --------
+    >>> kx, ky, kz = frequencies((4, 4, 4), voxel_size=(1, 1, 2))
+    >>> kz.flatten().tolist()
+    [0.0, 0.125, 0.25]
+    """
+    last = len(shape) - 1
+    axes = []
+    for axis, (size, edge) in enumerate(zip(shape, voxel_size, strict=True)):
+        make = torch.fft.rfftfreq if axis == last else torch.fft.fftfreq
+        values = make(size, d=float(edge), dtype=torch.float64, device=device)
+        axes.append(values.reshape([-1 if a == axis else 1 for a in range(len(shape))]))
+    return tuple(axes)
+
+
+def gradient(image: Tensor, *, voxel_size: Sequence[float], out: Tensor | None = None) -> Tensor:
+    """Forward differences over voxel size, zero behind the last voxel.
+
+    Parameters
+    ----------
+    image : Tensor
+        (x, y, z).
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    out : Tensor, optional
+        (3, x, y, z), written to and returned when given.
+
+    Returns
+    -------
+    Tensor
+        (3, x, y, z), units of the image per mm.
+
+    Examples
+    --------
+    >>> ramp = torch.arange(4.0).reshape(4, 1, 1).expand(4, 2, 2)
+    >>> gradient(ramp, voxel_size=(2, 1, 1))[0, :, 0, 0].tolist()
+    [0.5, 0.5, 0.5, 0.0]
+    """
+    if out is None:
+        out = image.new_empty((3, *image.shape))
+    for axis, edge in enumerate(voxel_size):
+        size = image.shape[axis]
+        inner = out[axis].narrow(axis, 0, size - 1)
+        torch.sub(image.narrow(axis, 1, size - 1), image.narrow(axis, 0, size - 1), out=inner)
+        inner.div_(float(edge))
+        out[axis].select(axis, size - 1).zero_()
+    return out
+
+
+def gradient_adjoint(field: Tensor, *, voxel_size: Sequence[float], out: Tensor | None = None) -> Tensor:
+    """Adjoint of :func:`gradient` (minus the divergence by backward differences).
+
+    Parameters
+    ----------
+    field : Tensor
+        (3, x, y, z).
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    out : Tensor, optional
+        (x, y, z), written to and returned when given.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), units of the field per mm.
+
+    Examples
+    --------
+    >>> x, y = torch.randn(5, 4, 3), torch.randn(3, 5, 4, 3)
+    >>> a = (gradient(x, voxel_size=(1, 2, 3)) * y).sum()
+    >>> b = (x * gradient_adjoint(y, voxel_size=(1, 2, 3))).sum()
+    >>> bool(torch.isclose(a, b, atol=1e-4))
+    True
+    """
+    out = field.new_zeros(field.shape[1:]) if out is None else out.zero_()
+    for axis, edge in enumerate(voxel_size):
+        size = field.shape[axis + 1]
+        inner = field[axis].narrow(axis, 0, size - 1)
+        out.narrow(axis, 1, size - 1).add_(inner, alpha=1 / float(edge))
+        out.narrow(axis, 0, size - 1).sub_(inner, alpha=1 / float(edge))
+    return out

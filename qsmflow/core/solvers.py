@@ -1,0 +1,95 @@
+"""Iterative solvers that say how they ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What an iterative solver found and how it got there.
+
+    Attributes
+    ----------
+    value : Tensor
+        The solution.
+    n_iterations : int
+        Steps taken.
+    converged : bool
+        Whether the tolerance was met before the steps ran out.
+    residual : float
+        Norm of the residual over the norm of the right-hand side.
+    """
+
+    value: Tensor
+    n_iterations: int
+    converged: bool
+    residual: float
+
+
+def conjugate_gradient(
+    operator: Callable[[Tensor], Tensor],
+    right_hand_side: Tensor,
+    *,
+    start: Tensor | None = None,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
+    rtol: float = 1e-2,
+    atol: float = 0.0,
+    max_steps: int = 100,
+) -> Solution:
+    """Solve A x = b for a symmetric positive definite A.
+
+    Parameters
+    ----------
+    operator : callable
+        Tensor to tensor, A x.
+    right_hand_side : Tensor
+        b, any shape.
+    start : Tensor, optional
+        First guess; zeros unless given.
+    preconditioner : callable, optional
+        Approximate inverse of A.
+    rtol, atol : float
+        Stop once ‖b − A x‖ ≤ max(rtol·‖b‖, atol).
+    max_steps : int
+        Most applications of A.
+
+    Returns
+    -------
+    Solution
+        Solution, steps, whether the tolerance was met, relative residual.
+
+    References
+    ----------
+    Hestenes and Stiefel 1952, 10.6028/jres.049.044.
+
+    Examples
+    --------
+    >>> diagonal = torch.tensor([1.0, 2.0, 4.0])
+    >>> found = conjugate_gradient(lambda x: diagonal * x, torch.ones(3), rtol=1e-6)
+    >>> [round(v, 4) for v in found.value.tolist()], found.n_iterations, found.converged
+    ([1.0, 0.5, 0.25], 3, True)
+    """
+    precondition = preconditioner or (lambda residual: residual)
+    value = torch.zeros_like(right_hand_side) if start is None else start.clone()
+    residual = right_hand_side.clone() if start is None else right_hand_side - operator(start)
+    norm = float(right_hand_side.norm())
+    target = max(rtol * norm, atol)
+    error = float(residual.norm())
+    conditioned = precondition(residual)
+    direction = conditioned.clone()
+    product = torch.sum(residual * conditioned)
+    steps = 0
+    while error > target and steps < max_steps:
+        applied = operator(direction)
+        step = product / torch.sum(direction * applied)
+        value.add_(direction * step)
+        residual.sub_(applied * step)
+        error = float(residual.norm())
+        conditioned = precondition(residual)
+        previous, product = product, torch.sum(residual * conditioned)
+        direction.mul_(product / previous).add_(conditioned)
+        steps += 1
+    return Solution(value, steps, error <= target, error / norm if norm else 0.0)

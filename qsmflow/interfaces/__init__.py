@@ -1,0 +1,1 @@
+"""One Nipype interface a stage: load, call one core function, save."""

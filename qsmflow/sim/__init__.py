@@ -1,0 +1,1 @@
+"""Digital subjects: anatomy, signal and the BIDS data sets made of them."""

@@ -1,0 +1,1 @@
+"""Workflows: how the stages are wired."""
