@@ -85,11 +85,80 @@ def conjugate_gradient(
     while error > target and steps < max_steps:
         applied = operator(direction)
         step = product / torch.sum(direction * applied)
-        value.add_(direction * step)
-        residual.sub_(applied * step)
+        value.addcmul_(direction, step)
+        residual.addcmul_(applied, step, value=-1)
         error = float(residual.norm())
         conditioned = precondition(residual)
         previous, product = product, torch.sum(residual * conditioned)
         direction.mul_(product / previous).add_(conditioned)
         steps += 1
     return Solution(value, steps, error <= target, error / norm if norm else 0.0)
+
+
+def least_squares(
+    operator: Callable[[Tensor], Tensor],
+    adjoint: Callable[[Tensor], Tensor],
+    data: Tensor,
+    *,
+    gain: float,
+    noise: float = 0.0,
+    rtol: float = 0.1,
+    max_steps: int = 200,
+) -> Solution:
+    """Minimise ‖b − A x‖ by conjugate gradients, as far as the residual has structure.
+
+    The gradient Aᴴr of a residual r of white noise has a norm of about gain·‖r‖. Once the gradient is
+    a small fraction of that, what is left in r cannot be told from something A does not explain, and
+    further steps only fit noise. Early stopping is what regularises an ill-posed problem here.
+
+    Parameters
+    ----------
+    operator, adjoint : callable
+        Tensor to tensor, A x and Aᴴ r.
+    data : Tensor
+        b, any shape.
+    gain : float
+        Root mean square of ‖Aᴴr‖ / ‖r‖ over white noise r.
+    noise : float
+        Norm of the noise in b; a smaller residual is not believed.
+    rtol : float
+        Stop once ‖Aᴴr‖ ≤ rtol·gain·max(‖r‖, noise).
+    max_steps : int
+        Most steps.
+
+    Returns
+    -------
+    Solution
+        Solution, steps, whether the tolerance was met, relative residual.
+
+    References
+    ----------
+    Hestenes and Stiefel 1952, 10.6028/jres.049.044; the stopping rule is the second one of
+    Paige and Saunders 1982, 10.1145/355984.355989.
+
+    Examples
+    --------
+    >>> matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    >>> found = least_squares(
+    ...     lambda x: matrix @ x, lambda r: matrix.T @ r, torch.ones(3), gain=1.3, rtol=1e-5
+    ... )
+    >>> [round(v, 4) for v in found.value.tolist()], found.n_iterations
+    ([1.0, 0.5], 2)
+    """
+    residual = data.clone()
+    gradient = adjoint(residual)
+    value = torch.zeros_like(gradient)
+    direction = gradient.clone()
+    norm, error, slope = float(data.norm()), float(residual.norm()), float(gradient.norm())
+    steps = 0
+    while slope > rtol * gain * max(error, noise) and steps < max_steps:
+        applied = operator(direction)
+        step = (slope / applied.norm()) ** 2
+        value.addcmul_(direction, step)
+        residual.addcmul_(applied, step, value=-1)
+        gradient = adjoint(residual)
+        previous, slope, error = slope, float(gradient.norm()), float(residual.norm())
+        direction.mul_((slope / previous) ** 2).add_(gradient)
+        steps += 1
+    converged = slope <= rtol * gain * max(error, noise)
+    return Solution(value, steps, converged, error / norm if norm else 0.0)

@@ -1,1 +1,1 @@
-"""Figures, tables and the HTML report of a subject."""
+"""Pictures, tables and pages that tell what was done and how far to trust it."""

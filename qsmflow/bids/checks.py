@@ -1,0 +1,329 @@
+"""Everything about an acquisition that has to be right before work starts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from qsmflow.bids.findings import Finding, InputProblem, format_findings, short_path
+from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image
+from qsmflow.bids.layout import GRADIENT_ECHO_SUFFIXES, Acquisition, number
+from qsmflow.bids.phase_range import UnknownPhaseRange, classify_phase_range
+
+__all__ = ["Finding", "check_acquisition", "format_findings"]
+
+#: Strongest magnet whose images anyone might bring, tesla.
+HIGHEST_FIELD = 25.0
+#: Longest echo time that is believed to be in seconds.
+LONGEST_ECHO_TIME = 1.0
+#: Fewer slices than this make the field of a dipole guesswork.
+FEW_SLICES = 8
+#: Largest difference of two affines that is rounding, mm.
+GRID_TOLERANCE = 1e-3
+
+
+def check_acquisition(acquisition: Acquisition, *, field_strength: float | None = None) -> list[Finding]:
+    """Check metadata, grids and values of an acquisition; report all that is wrong at once.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        From `layout.collect_acquisitions`.
+    field_strength : float, optional
+        B0 in tesla, where the user gives it; the sidecars need not have it then.
+
+    Returns
+    -------
+    list of Finding
+        Errors and warnings; none for an acquisition without fault.
+    """
+    if not any(acquisition.phases):
+        return list(_check_halves(acquisition))
+    return [
+        *_check_suffix(acquisition),
+        *_check_halves(acquisition),
+        *_check_duplicates(acquisition),
+        *_check_echo_times(acquisition),
+        *_check_field_strength(acquisition, field_strength),
+        *_check_units(acquisition),
+        *_check_images(acquisition),
+    ]
+
+
+def _finding(
+    acquisition: Acquisition, path: Path, field: str, problem: str, fix: str, *, severity="error"
+) -> Finding:
+    return Finding(severity, short_path(path), field, problem, fix, acquisition.subject)
+
+
+def _files(acquisition: Acquisition) -> list[Path]:
+    return [path for echo in acquisition.echoes for path in echo.files]
+
+
+def _sidecars(acquisition: Acquisition) -> list[tuple[Path, dict]]:
+    """Every image with its metadata."""
+    pairs = [
+        pair
+        for echo in acquisition.echoes
+        for pair in ((echo.magnitude, echo.metadata), (echo.phase, echo.phase_metadata))
+    ]
+    return [(path, metadata) for path, metadata in pairs if path is not None]
+
+
+def _check_suffix(acquisition: Acquisition) -> Iterator[Finding]:
+    if acquisition.suffix not in GRADIENT_ECHO_SUFFIXES:
+        for path in _files(acquisition):
+            yield _finding(
+                acquisition,
+                path,
+                "suffix",
+                f"magnitude and phase named {acquisition.suffix} are not read as gradient echoes",
+                "if this is a gradient-echo scan, rename images and sidecars to end in _T2starw (one echo) "
+                "or _echo-N_part-…_MEGRE (several)",
+            )
+
+
+def _check_halves(acquisition: Acquisition) -> Iterator[Finding]:
+    if not any(acquisition.phases):
+        yield _finding(
+            acquisition,
+            _files(acquisition)[0],
+            "part",
+            f"no phase images beside {len(acquisition.echoes)} magnitude image(s); QSM needs the phase of every echo",
+            "export the phase from the scanner and add it as _part-phase_ (magnitude as _part-mag_)",
+        )
+        return
+    for echo in acquisition.echoes:
+        if echo.phase is None:
+            yield _finding(
+                acquisition, echo.magnitude, "part", "the magnitude has no phase", "add the part-phase image"
+            )
+        if echo.magnitude is None:
+            yield _finding(
+                acquisition, echo.phase, "part", "the phase has no magnitude", "add the part-mag image"
+            )
+
+
+def _check_duplicates(acquisition: Acquisition) -> Iterator[Finding]:
+    for path in acquisition.duplicates:
+        coil = "coil-" in path.name
+        yield _finding(
+            acquisition,
+            path,
+            "coil" if coil else "file name",
+            "the coils are not combined" if coil else "another image has the same entities",
+            "combine the coils first, phase included" if coil else "remove one of the two",
+        )
+
+
+def _check_echo_times(acquisition: Acquisition) -> Iterator[Finding]:
+    for path, metadata in _sidecars(acquisition):
+        problem = _echo_time_problem(metadata.get("EchoTime"))
+        if problem is not None:
+            yield _finding(acquisition, path, "EchoTime", *problem)
+    for echo in acquisition.echoes:
+        times = [number(metadata.get("EchoTime")) for metadata in (echo.metadata, echo.phase_metadata)]
+        if None not in times and not math.isclose(*times, rel_tol=1e-3):
+            yield _finding(
+                acquisition,
+                echo.phase,
+                "EchoTime",
+                f"magnitude has {times[0]:g} s and phase {times[1]:g} s",
+                "give both sidecars the echo time of the scan",
+            )
+    stated = [echo for echo in acquisition.echoes if echo.echo_time is not None]
+    for first, second in pairwise(stated):
+        if math.isclose(first.echo_time, second.echo_time, rel_tol=1e-6):
+            yield _finding(
+                acquisition,
+                second.files[0],
+                "EchoTime",
+                f"{second.echo_time:g} s is also that of {first.files[0].name}",
+                "give every echo its own echo time; coils or repetitions are not echoes",
+            )
+
+
+def _echo_time_problem(value) -> tuple[str, str] | None:
+    seconds = number(value)
+    if value is None:
+        return "it is missing", "add the echo time in seconds to the JSON sidecar"
+    if seconds is None or seconds <= 0:
+        return f"{value!r} is no positive number", "write one echo time in seconds"
+    if seconds > LONGEST_ECHO_TIME:
+        return f"{seconds:g} looks like milliseconds", f"write it in seconds: {seconds / 1000:g}"
+    return None
+
+
+def _check_field_strength(acquisition: Acquisition, given: float | None) -> Iterator[Finding]:
+    sidecars = _sidecars(acquisition)
+    if given is not None:
+        stated = acquisition.field_strength
+        if stated is not None and not math.isclose(stated, given, rel_tol=0.05):
+            problem = f"the sidecar says {stated:g} T, the option {given:g} T, which is used"
+            yield _finding(
+                acquisition,
+                sidecars[0][0],
+                "MagneticFieldStrength",
+                problem,
+                "check --field-strength",
+                severity="warning",
+            )
+        return
+    values = {}
+    for path, metadata in sidecars:
+        value = metadata.get("MagneticFieldStrength")
+        tesla = number(value)
+        if value is None:
+            problem = "it is missing"
+        elif tesla is None or not 0 < tesla <= HIGHEST_FIELD:
+            problem = f"{value!r} is no field of a scanner in tesla"
+        else:
+            values[path] = tesla
+            continue
+        yield _finding(
+            acquisition, path, "MagneticFieldStrength", problem, "write it in tesla, or give --field-strength"
+        )
+    if values and max(values.values()) > 1.01 * min(values.values()):
+        low, high = min(values, key=values.get), max(values, key=values.get)
+        yield _finding(
+            acquisition,
+            high,
+            "MagneticFieldStrength",
+            f"{values[high]:g} T here but {values[low]:g} T in {low.name}",
+            "correct the wrong one, or give --field-strength",
+        )
+
+
+def _check_units(acquisition: Acquisition) -> Iterator[Finding]:
+    fix = 'write "rad" for radians or "arbitrary" for scanner units'
+    for echo in acquisition.echoes:
+        if echo.phase is None:
+            continue
+        units = echo.phase_metadata.get("Units")
+        if units is None:
+            problem = "it is missing; the range of the values decides"
+            yield _finding(acquisition, echo.phase, "Units", problem, fix, severity="warning")
+        elif units not in ("rad", "arbitrary"):
+            yield _finding(acquisition, echo.phase, "Units", f"{units!r} is no unit of phase in BIDS", fix)
+
+
+def _check_images(acquisition: Acquisition) -> Iterator[Finding]:
+    facts: dict[Path, ImageFacts] = {}
+    for path in _files(acquisition):
+        try:
+            facts[path] = read_image(path)
+        except UnreadableImage as error:
+            yield _finding(acquisition, path, "image", error.problem, error.fix)
+    for path, image in facts.items():
+        for field, problem, fix, severity in (*_grid_problems(image), *_value_problems(image)):
+            yield _finding(acquisition, path, field, problem, fix, severity=severity)
+    yield from _check_same_grid(acquisition, facts)
+    yield from _check_values(acquisition, facts)
+
+
+def _grid_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
+    """Field, problem, fix and severity of what is wrong with a grid."""
+    if len(image.shape) != 3:
+        yield (
+            "shape",
+            f"it has {len(image.shape)} dimensions {image.shape}, so coils or echoes are stacked in it",
+            "combine the coils, and store every echo as a 3-D file of its own",
+            "error",
+        )
+    thinnest = min(image.shape[:3])
+    if len(image.shape) < 3 or thinnest == 1:
+        yield "shape", f"a single slice {image.shape} has no dipole field", "bring a 3-D acquisition", "error"
+    elif thinnest < FEW_SLICES:
+        problem = f"{thinnest} voxels along one axis are few for the field of a dipole"
+        yield "shape", problem, "trust the map only in the middle, or bring a thicker slab", "warning"
+    axes = image.affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.all(np.isfinite(image.affine)) or np.any(lengths == 0):
+        yield "affine", "a voxel axis has no length", "convert the image again from DICOM", "error"
+        return
+    cosines = axes.T @ axes / np.outer(lengths, lengths) - np.eye(3)
+    if np.abs(cosines).max() > np.sin(np.deg2rad(1)):
+        yield (
+            "affine",
+            "the voxel axes are not at right angles",
+            "resample the image to an orthogonal grid",
+            "error",
+        )
+    if not image.oriented:
+        problem = "the header has no orientation, so B0 is taken along the third axis of the image"
+        yield "affine", problem, "convert with a tool that writes sform or qform", "warning"
+
+
+def _value_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
+    """Field, problem, fix and severity of what is wrong with the values."""
+    if image.n_nonfinite:
+        problem = f"{image.n_nonfinite} voxels are NaN or infinite"
+        yield (
+            "values",
+            problem,
+            "convert the image again, or set them to zero in magnitude and phase",
+            "error",
+        )
+    if image.stored.low == image.stored.high:
+        yield "values", f"every voxel is {image.scaled.low:g}", "put the measured image in its place", "error"
+
+
+def _check_same_grid(acquisition: Acquisition, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
+    if not facts:
+        return
+    reference, *others = facts
+    first = facts[reference]
+    for path in others:
+        image = facts[path]
+        if image.shape != first.shape:
+            field, problem = "shape", f"{image.shape} differs from {first.shape} of {reference.name}"
+        elif not np.allclose(image.affine, first.affine, rtol=0, atol=GRID_TOLERANCE):
+            distance = np.abs(image.affine - first.affine).max()
+            field, problem = "affine", f"it differs by {distance:.3g} mm from that of {reference.name}"
+        else:
+            continue
+        fix = "bring magnitude and phase of all echoes on one grid, as the scanner made them"
+        yield _finding(acquisition, path, field, problem, fix)
+
+
+def _check_values(acquisition: Acquisition, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
+    magnitudes = {path: facts[path] for path in acquisition.magnitudes if path in facts}
+    phases = {path: facts[path] for path in acquisition.phases if path in facts}
+    varied = [image for image in phases.values() if image.stored.low < image.stored.high]
+    signed = {
+        path: image for path, image in magnitudes.items() if image.scaled.low < -0.05 * image.scaled.high
+    }
+    units = {echo.phase_metadata.get("Units") for echo in acquisition.echoes if echo.phase in phases}
+    problem = _phase_problem(varied, "rad" if units == {"rad"} else "arbitrary")
+    if problem is not None and _phase_problem(list(magnitudes.values()), "arbitrary") is None:
+        yield _finding(
+            acquisition,
+            next(iter(phases)),
+            "part",
+            "magnitude and phase look swapped",
+            "rename part-mag to part-phase and the reverse",
+        )
+        return
+    for path, image in signed.items():
+        text = f"a magnitude with negative values ({image.scaled.low:g} … {image.scaled.high:g})"
+        yield _finding(acquisition, path, "values", text, "put the magnitude image in its place")
+    if isinstance(problem, InputProblem):
+        yield _finding(acquisition, next(iter(phases)), "phase range", problem.problem, problem.fix)
+    elif varied:
+        found = classify_phase_range(varied, units="rad" if units == {"rad"} else "arbitrary")
+        for warning in found.warnings:
+            fix = "nothing if that is right; else rescale the phase to rad"
+            yield _finding(acquisition, next(iter(phases)), "phase range", warning, fix, severity="warning")
+
+
+def _phase_problem(images: Sequence[ImageFacts], units: str) -> UnknownPhaseRange | None:
+    """Why the images are no phase; None where they are, or where there are none."""
+    if not images:
+        return None
+    try:
+        classify_phase_range(images, units=units)
+    except UnknownPhaseRange as error:
+        return error
+    return None

@@ -1,0 +1,528 @@
+"""Find the gradient-echo acquisitions of a data set."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bids.layout import BIDSLayout, BIDSLayoutIndexer
+
+from qsmflow.bids.findings import Finding, short_path
+from qsmflow.bids.names import ENTITY_KEYS, join_name, parse_name
+
+#: Suffixes whose magnitude and phase are gradient echoes.
+GRADIENT_ECHO_SUFFIXES = ("MEGRE", "T2starw")
+
+#: What the index leaves out: folders that hold no anatomical image, and hidden files.
+IGNORED = (
+    re.compile(r"^/(code|derivatives|models|sourcedata|stimuli|\.)"),
+    re.compile(r"/(beh|dwi|eeg|emg|fmap|func|ieeg|meg|micr|motion|mrs|nirs|perf|pet)/"),
+    re.compile(r"/\."),
+)
+
+#: The one query of a filter file.
+FILTER_NAME = "megre"
+
+
+class UnreadableDataset(ValueError):
+    """A data set that cannot be indexed; ``findings`` says why, file by file."""
+
+    def __init__(self, findings: Sequence[Finding]):
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """One echo: two images and what their sidecars say.
+
+    Attributes
+    ----------
+    magnitude, phase : Path or None
+        None where this half is missing, which `checks.check_acquisition` reports as an error.
+    echo_time : float or None
+        Seconds, as the sidecars have it.
+    metadata, phase_metadata : dict
+        Of magnitude and phase, inherited fields included.
+    """
+
+    magnitude: Path | None
+    phase: Path | None
+    echo_time: float | None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    phase_metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The images that are there."""
+        return tuple(path for path in (self.magnitude, self.phase) if path is not None)
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """The echoes of one scan.
+
+    Attributes
+    ----------
+    subject : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``.
+    entities : dict
+        The other entities that tell this scan from the next: acquisition, reconstruction, run, ….
+    suffix : str
+        MEGRE or T2starw.
+    echoes : tuple of Echo
+        By echo time.
+    duplicates : tuple of Path
+        Images that claim an echo and part which another image has already.
+    """
+
+    subject: str
+    session: str | None
+    entities: dict[str, str]
+    suffix: str
+    echoes: tuple[Echo, ...]
+    duplicates: tuple[Path, ...] = ()
+
+    @property
+    def all_entities(self) -> dict[str, str | None]:
+        """Entities with subject and session, as file names need them."""
+        return {"subject": self.subject, "session": self.session, **self.entities}
+
+    @property
+    def name(self) -> str:
+        """Such as ``sub-01_ses-1_acq-still_run-1``."""
+        return join_name(self.all_entities)
+
+    @property
+    def echo_times(self) -> tuple[float | None, ...]:
+        """Seconds."""
+        return tuple(echo.echo_time for echo in self.echoes)
+
+    @property
+    def magnitudes(self) -> tuple[Path | None, ...]:
+        """Magnitude images by echo time."""
+        return tuple(echo.magnitude for echo in self.echoes)
+
+    @property
+    def phases(self) -> tuple[Path | None, ...]:
+        """Phase images by echo time."""
+        return tuple(echo.phase for echo in self.echoes)
+
+    @property
+    def field_strength(self) -> float | None:
+        """B0 in tesla, of the first sidecar that states it as a number."""
+        stated = (
+            number(metadata.get("MagneticFieldStrength"))
+            for echo in self.echoes
+            for metadata in (echo.metadata, echo.phase_metadata)
+        )
+        return next((value for value in stated if value is not None), None)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Acquisitions that were asked for, and what stood in the way."""
+
+    acquisitions: tuple[Acquisition, ...]
+    findings: tuple[Finding, ...]
+
+
+def number(value: Any) -> float | None:
+    """A metadata value as a number, None where it is none.
+
+    Examples
+    --------
+    >>> number(0.004), number("0.004"), number(True), number([0.004])
+    (0.004, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def open_layout(
+    bids_dir: Path | str,
+    *,
+    database_dir: Path | str | None = None,
+    derivatives: Mapping[str, Path | str] | None = None,
+) -> BIDSLayout:
+    """Index a data set without writing into it.
+
+    Parameters
+    ----------
+    bids_dir : path
+        Root of the data set.
+    database_dir : path, optional
+        Where the index is kept for the next run; in memory unless given.
+    derivatives : mapping of str to path, optional
+        Derivative data sets by the name they are to have in queries.
+
+    Returns
+    -------
+    BIDSLayout
+        With anatomical images and the sidecars that apply to them.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If a folder is not there.
+    UnreadableDataset
+        If sidecars are no valid JSON, or the database belongs to another data set.
+    """
+    root = _existing_folder(bids_dir)
+    folders = {name: _existing_folder(path) for name, path in (derivatives or {}).items()}
+    layout = _index(root, database_dir=database_dir)
+    for name, folder in folders.items():
+        database = None if database_dir is None else Path(database_dir) / name
+        layout.derivatives[name] = _index(folder, database_dir=database, is_derivative=True)
+    return layout
+
+
+def read_filters(path: Path | str) -> dict[str, dict[str, Any]]:
+    """Read a ``--bids-filter-file``.
+
+    The file names entities and the values wanted, under the key ``megre``:
+    ``{"megre": {"acquisition": "still", "run": [1, 2], "reconstruction": null}}``. A list means any of
+    them, ``null`` that the entity is absent, ``"*"`` that it is there. Magnitude and phase are
+    always filtered alike.
+
+    Raises
+    ------
+    UnreadableDataset
+        If the file is no JSON object of objects.
+    FileNotFoundError
+        If it is not there.
+    """
+    path = Path(path)
+    try:
+        filters = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UnreadableDataset([_filter_finding(path.name, f"it is no valid JSON ({error})")]) from error
+    if not isinstance(filters, dict) or not all(isinstance(query, dict) for query in filters.values()):
+        raise UnreadableDataset([_filter_finding(path.name, "it is no JSON object of objects")])
+    return filters
+
+
+def collect_acquisitions(
+    layout: BIDSLayout,
+    *,
+    participants: Iterable[str] = (),
+    sessions: Iterable[str] = (),
+    filters: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Collected:
+    """Group the images of the chosen participants into acquisitions.
+
+    Images belong together when all their entities but ``echo``, ``part`` and ``coil`` agree.
+    A magnitude without ``part-`` counts as one. Acquisitions that hold no phase at all are left out
+    with a warning where the participant has others.
+
+    Parameters
+    ----------
+    layout : BIDSLayout
+        From `open_layout`.
+    participants, sessions : iterable of str
+        Labels with or without ``sub-`` and ``ses-``; all unless given.
+    filters : mapping, optional
+        As `read_filters` returns them.
+
+    Returns
+    -------
+    Collected
+        Acquisitions by name, to be checked with `checks.check_acquisition`, and findings about the request.
+    """
+    participants = tuple(participants)
+    subjects, findings = _choose_participants(layout, participants)
+    wanted_sessions, more = _choose_sessions(layout, subjects, tuple(sessions))
+    findings += more
+    query, more = _read_query(filters or {})
+    findings += more
+    acquisitions: list[Acquisition] = []
+    without: dict[str, bool] = {}
+    for subject in subjects:
+        images = [image for image in _echo_images(layout, subject) if _in_sessions(image, wanted_sessions)]
+        asked = [image for image in images if _matches(image, query)]
+        found, more = _usable(_group(asked))
+        acquisitions += found
+        findings += more
+        if not found:
+            without[subject] = len(asked) < len(images)
+    severity = "error" if participants or not acquisitions else "warning"
+    findings += [
+        _nothing_found(subject, severity, filtered=filtered) for subject, filtered in without.items()
+    ]
+    return Collected(tuple(sorted(acquisitions, key=lambda each: each.name)), tuple(findings))
+
+
+def find_mask(layout: BIDSLayout, acquisition: Acquisition) -> Path | None:
+    """Brain mask for an acquisition from the derivative data sets of a layout.
+
+    Parameters
+    ----------
+    layout : BIDSLayout
+        Opened with ``derivatives``.
+    acquisition : Acquisition
+        A mask fits when it is of the same subject and session, in the scan's own grid (no ``space-``),
+        and none of its other entities disagrees; the one that shares most entities is taken.
+
+    Returns
+    -------
+    Path or None
+        A ``desc-brain_mask``.
+    """
+    images = [
+        image
+        for derivative in layout.derivatives.values()
+        for image in derivative.get(subject=acquisition.subject, suffix="mask", extension=[".nii", ".nii.gz"])
+    ]
+    wanted = {**acquisition.all_entities, "desc": "brain"}
+    fitting = [
+        (len(entities), Path(image.path))
+        for image in images
+        if (entities := parse_name(image.path).entities).get("desc") == "brain"
+        and entities.get("session") == acquisition.session
+        and all(_same(value, wanted.get(name)) for name, value in entities.items())
+    ]
+    return max(fitting, default=(0, None), key=lambda each: each[0])[1]
+
+
+def _existing_folder(path: Path | str) -> Path:
+    path = Path(path).absolute()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder {path}")
+    if not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, not the folder of a data set")
+    return path
+
+
+def _index(root: Path, *, database_dir: Path | str | None, is_derivative: bool = False) -> BIDSLayout:
+    indexer = BIDSLayoutIndexer(validate=False, ignore=IGNORED)
+    try:
+        layout = BIDSLayout(
+            root, validate=False, database_path=database_dir, indexer=indexer, is_derivative=is_derivative
+        )
+    except (OSError, ValueError) as error:
+        broken = _broken_sidecars(root)
+        if not broken:
+            raise
+        raise UnreadableDataset(broken) from error
+    if Path(layout.root) != root:
+        problem = f"it indexes {layout.root}, not {root}"
+        fix = "choose another --bids-database-dir or remove this one"
+        raise UnreadableDataset(
+            [Finding("error", str(database_dir), "database", problem, fix, category="input")]
+        )
+    return layout
+
+
+def _broken_sidecars(root: Path) -> list[Finding]:
+    """Every JSON file of the data set that cannot be parsed, so that all can be mended at once."""
+    findings = []
+    for path in sorted([*root.glob("*.json"), *root.glob("sub-*/**/*.json")]):
+        try:
+            json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            fix = "correct the file, or put the original in its place"
+            findings.append(
+                Finding(
+                    "error", short_path(path), "JSON", f"it is no valid JSON ({error})", fix, category="bids"
+                )
+            )
+    return findings
+
+
+def _bare(label: str, key: str) -> str:
+    return label.removeprefix(f"{key}-")
+
+
+def _labels(folder: Path, key: str) -> list[str]:
+    return sorted(_bare(path.name, key) for path in folder.glob(f"{key}-*") if path.is_dir())
+
+
+def _choose_participants(layout: BIDSLayout, participants: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    available = _labels(Path(layout.root), "sub")
+    if not available:
+        problem, fix = "it holds no sub-* folder", "give the root folder of a BIDS data set"
+        return [], [Finding("error", layout.root, "data set", problem, fix, category="input")]
+    wanted = list(dict.fromkeys(_bare(label, "sub") for label in participants)) or available
+    findings = [
+        _unknown_label(f"sub-{label}", "--participant-label", "participant", available)
+        for label in wanted
+        if label not in available
+    ]
+    return [label for label in wanted if label in available], findings
+
+
+def _choose_sessions(
+    layout: BIDSLayout, subjects: Sequence[str], sessions: Sequence[str]
+) -> tuple[set[str], list[Finding]]:
+    wanted = {_bare(label, "ses") for label in sessions}
+    available = sorted(
+        {label for each in subjects for label in _labels(Path(layout.root, f"sub-{each}"), "ses")}
+    )
+    findings = [
+        _unknown_label(f"ses-{label}", "--session-label", "session", available)
+        for label in sorted(wanted - set(available))
+        if subjects
+    ]
+    return wanted, findings
+
+
+def _unknown_label(file: str, option: str, kind: str, available: Sequence[str]) -> Finding:
+    problem = f"the data set has no such {kind}"
+    return Finding(
+        "error", file, option, problem, f"choose from {', '.join(available) or 'none'}", category="input"
+    )
+
+
+def _filter_finding(file: str, problem: str, severity: str = "error") -> Finding:
+    fix = f'write it as {{"{FILTER_NAME}": {{"acquisition": "still"}}}}'
+    return Finding(severity, file, "--bids-filter-file", problem, fix, category="filter")
+
+
+def _read_query(filters: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[Finding]]:
+    """The query for gradient echoes; queries for other kinds of image are of no concern here."""
+    known = ({"suffix", *ENTITY_KEYS}) - {"part", "coil", "desc", "space"}
+    query = dict(filters.get(FILTER_NAME, {}))
+    findings = [
+        _filter_finding(name, f"only the query {FILTER_NAME} is read, this one is not", "warning")
+        for name in filters
+        if name != FILTER_NAME
+    ]
+    findings += [
+        _filter_finding(name, f"it is no entity to filter by, those are {', '.join(sorted(known))}")
+        for name in query
+        if name not in known
+    ]
+    return {name: value for name, value in query.items() if name in known}, findings
+
+
+def _same(value: str | None, wanted: Any) -> bool:
+    """Whether a label is the wanted one; leading zeros of numbers do not matter."""
+    if value is None or wanted is None:
+        return value is wanted
+    value, wanted = str(value), str(wanted)
+    return value == wanted or (value.isdecimal() and wanted.isdecimal() and int(value) == int(wanted))
+
+
+def _matches(image, query: Mapping[str, Any]) -> bool:
+    name = parse_name(image.path)
+    labels = {**name.entities, "suffix": name.suffix}
+    return all(
+        any(
+            labels.get(key) is not None if value == "*" else _same(labels.get(key), value)
+            for value in (wanted if isinstance(wanted, list) else [wanted])
+        )
+        for key, wanted in query.items()
+    )
+
+
+def _in_sessions(image, sessions: set[str]) -> bool:
+    return not sessions or parse_name(image.path).entities.get("session") in sessions
+
+
+def _echo_images(layout: BIDSLayout, subject: str) -> list:
+    """Images that are gradient echoes by their suffix, or that say they are magnitude or phase."""
+    images = layout.get(scope="self", subject=subject, datatype="anat", extension=[".nii", ".nii.gz"])
+    names = [(image, parse_name(image.path)) for image in images]
+    return [
+        image
+        for image, name in names
+        if (name.suffix in GRADIENT_ECHO_SUFFIXES and name.entities.get("part", "mag") in ("mag", "phase"))
+        or name.entities.get("part") in ("mag", "phase")
+    ]
+
+
+def _group(images: Iterable) -> list[Acquisition]:
+    grouped: dict[tuple, list] = defaultdict(list)
+    for image in images:
+        name = parse_name(image.path)
+        others = {key: value for key, value in name.entities.items() if key not in ("echo", "part", "coil")}
+        grouped[(name.suffix, *sorted(others.items()))].append(image)
+    return [_acquisition(group) for group in grouped.values()]
+
+
+def _acquisition(images: Sequence) -> Acquisition:
+    halves: dict[str, dict[str, Any]] = defaultdict(dict)
+    duplicates = []
+    for image in sorted(images, key=lambda each: each.path):
+        entities = parse_name(image.path).entities
+        label, part = entities.get("echo", "").lstrip("0"), entities.get("part", "mag")
+        if part in halves[label]:
+            duplicates.append(Path(image.path))
+        else:
+            halves[label][part] = image
+    echoes = [_echo(pair.get("mag"), pair.get("phase")) for pair in halves.values()]
+    echoes.sort(key=lambda echo: math.inf if echo.echo_time is None else echo.echo_time)
+    name = parse_name(images[0].path)
+    own = ("subject", "session", "echo", "part", "coil")
+    return Acquisition(
+        subject=name.entities["subject"],
+        session=name.entities.get("session"),
+        entities={key: value for key, value in name.entities.items() if key not in own},
+        suffix=name.suffix,
+        echoes=tuple(echoes),
+        duplicates=tuple(duplicates),
+    )
+
+
+def _echo(magnitude, phase) -> Echo:
+    metadata, phase_metadata = (
+        {} if image is None else dict(image.get_metadata()) for image in (magnitude, phase)
+    )
+    echo_time = number(metadata.get("EchoTime"))
+    return Echo(
+        magnitude=None if magnitude is None else Path(magnitude.path),
+        phase=None if phase is None else Path(phase.path),
+        echo_time=number(phase_metadata.get("EchoTime")) if echo_time is None else echo_time,
+        metadata=metadata,
+        phase_metadata=phase_metadata,
+    )
+
+
+def _usable(acquisitions: Sequence[Acquisition]) -> tuple[list[Acquisition], list[Finding]]:
+    """Drop what cannot be meant, as long as the participant has something else."""
+    findings = []
+    meant = [each for each in acquisitions if each.suffix in GRADIENT_ECHO_SUFFIXES]
+    with_phase = [each for each in meant if any(each.phases)]
+    if not with_phase:
+        misnamed = [each for each in acquisitions if each not in meant and any(each.phases)]
+        return misnamed or meant, findings
+    for each in meant:
+        if not any(each.phases):
+            problem, fix = (
+                "it has no phase images and is left out",
+                "add part-phase images if it is meant for QSM",
+            )
+            findings.append(_left_out(each, "part", problem, fix))
+    chosen: dict[str, Acquisition] = {}
+    for each in sorted(with_phase, key=lambda each: GRADIENT_ECHO_SUFFIXES.index(each.suffix)):
+        if each.name in chosen:
+            problem = (
+                f"its maps would bear the names of those from {chosen[each.name].suffix}; it is left out"
+            )
+            findings.append(_left_out(each, "suffix", problem, "give the two different acq- labels"))
+        else:
+            chosen[each.name] = each
+    return list(chosen.values()), findings
+
+
+def _left_out(acquisition: Acquisition, field: str, problem: str, fix: str) -> Finding:
+    return Finding(
+        "warning", f"{acquisition.name}_{acquisition.suffix}", field, problem, fix, acquisition.subject
+    )
+
+
+def _nothing_found(subject: str, severity: str, *, filtered: bool) -> Finding:
+    if filtered:
+        problem, fix = "the filters leave no gradient echo", "loosen --bids-filter-file"
+    else:
+        problem = "it has no gradient-echo images in the chosen sessions"
+        fix = "name them anat/sub-…_echo-N_part-mag_MEGRE.nii.gz and …_part-phase_MEGRE.nii.gz"
+    category = "filter" if filtered else "input"
+    return Finding(severity, f"sub-{subject}", "anat", problem, fix, subject, category)

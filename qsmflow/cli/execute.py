@@ -1,0 +1,137 @@
+"""Runs a workflow on Nipype's engine."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import yaml
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+from rich.console import Console
+
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.progress import RunProgress
+from qsmflow.workflows.settings import Settings
+
+_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+
+
+def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
+    """Set what Nipype keeps globally, before a workflow is built.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    log_dir : Path
+        Where crash files go unless a subject has a folder of its own.
+    """
+    nipype_config.update_config(
+        {
+            "execution": {
+                "crashdump_dir": str(log_dir),
+                "crashfile_format": "txt",
+                "stop_on_first_crash": settings.stop_on_first_crash,
+                "stop_on_first_rerun": False,
+                "remove_unnecessary_outputs": False,
+                "check_version": False,
+                "create_report": False,
+                "poll_sleep_duration": 0.2,
+            },
+            "logging": {"log_to_file": False},
+        }
+    )
+    nipype_logging.update_logging(nipype_config)
+    level = _LEVELS[min(settings.verbose, max(_LEVELS))]
+    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
+        logging.getLogger(name).setLevel(level)
+
+
+def load_plugin(settings: Settings) -> tuple[str, dict]:
+    """Nipype plugin and its arguments, from the file of the user or from the resources.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+
+    Returns
+    -------
+    tuple of str and dict
+        As ``Workflow.run`` takes them.
+
+    Raises
+    ------
+    Stop
+        If the plugin file is not a mapping with the key ``plugin``.
+    """
+    if settings.use_plugin is not None:
+        try:
+            content = yaml.safe_load(settings.use_plugin.read_text())
+            return content["plugin"], dict(content.get("plugin_args", {}))
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise Stop(
+                ExitCode.USAGE,
+                f"--use-plugin {settings.use_plugin}: must be YAML with 'plugin' and 'plugin_args' ({error!r})",
+            ) from error
+    if settings.nprocs == 1:
+        return "Linear", {}
+    return "MultiProc", {
+        "n_procs": settings.nprocs,
+        "memory_gb": settings.mem_gb,
+        "raise_insufficient": False,
+        # A forked child of a process that has used threads may hang.
+        "mp_context": "forkserver",
+    }
+
+
+def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError | None:
+    """Run a workflow to its end.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+        The whole run.
+    settings : Settings
+        Resources, plugin, what to do on a crash.
+    console : rich.console.Console
+        Takes the progress.
+
+    Returns
+    -------
+    RuntimeError or None
+        What Nipype raised at the end when nodes failed; their crash files say more.
+    """
+    plugin, arguments = load_plugin(settings)
+    n_nodes = len(workflow._create_flat_graph().nodes)
+    with RunProgress(n_nodes, console=console) as progress:
+        failure = None
+        try:
+            workflow.run(plugin=plugin, plugin_args={**arguments, "status_callback": progress.callback})
+        except RuntimeError as error:
+            failure = error
+    reused = n_nodes - progress.n_computed
+    if reused and failure is None:
+        console.print(f"{progress.n_computed} stages computed, {reused} reused from {settings.work_dir}")
+    return failure
+
+
+def write_graph(workflow, settings: Settings) -> Path:
+    """Draw the workflow into the output's logs: SVG where Graphviz is installed, else its source.
+
+    Parameters
+    ----------
+    workflow : nipype.pipeline.engine.Workflow
+        The whole run.
+    settings : Settings
+        Says where the output is.
+
+    Returns
+    -------
+    Path
+        The picture or the .dot file.
+    """
+    target = settings.out_dir / "logs" / "graph.dot"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    drawing = "svg" if shutil.which("dot") else None
+    return Path(workflow.write_graph(graph2use="colored", dotfilename=str(target), format=drawing))

@@ -1,0 +1,207 @@
+"""Everything around the run that a user finds in the output folder, and the exit code."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+
+from qsmflow.bids.checks import Finding, format_findings
+from qsmflow.bids.dataset import write_dataset
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.plan import Plan
+from qsmflow.reports.assemble import build_report
+from qsmflow.reports.methods import write_citation
+from qsmflow.workflows.base import log_dir
+from qsmflow.workflows.settings import Settings
+
+
+def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
+    """Tell what was found and what will be done.
+
+    Parameters
+    ----------
+    plan : Plan
+        Jobs and findings.
+    settings : Settings
+        Of the run.
+    console : rich.console.Console
+        Where to write.
+    """
+
+    def say(text: str, **style) -> None:
+        console.print(text, markup=False, highlight=False, **style)
+
+    for job in plan.jobs:
+        times = ", ".join(f"{1e3 * time:.2f}" for time in job.acquisition.echo_times)
+        say(
+            f"{job.acquisition.name}: {len(job.acquisition.echoes)} echoes at {times} ms, "
+            f"{job.field_strength:g} T, phase {job.phase_range.name}, up to {max(job.memory.values()):.1f} GB"
+            + (f", mask {job.mask_file}" if job.mask_file else "")
+        )
+    if plan.findings:
+        say(format_findings(plan.findings), style="yellow")
+    say(
+        f"{len(plan.jobs)} acquisition(s), {settings.inversion.upper()} inversion, {settings.nprocs} process(es) of "
+        f"{settings.omp_nthreads} thread(s), {settings.mem_gb:.1f} GB -> {settings.out_dir}"
+    )
+
+
+def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[str]) -> None:
+    """Write the data set's description and each subject's settings of this run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    plan : Plan
+        Says which subjects.
+    run_id : str
+        Names the folder of the run's logs.
+    argv : sequence of str
+        Arguments as they were given.
+
+    Raises
+    ------
+    Stop
+        73 if the folder cannot be written.
+    """
+    try:
+        write_dataset(settings.out_dir, bids_dir=settings.bids_dir)
+        for subject in _subjects(plan):
+            folder = log_dir(settings.out_dir, subject, run_id)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "qsmflow.toml").write_text(settings_toml(settings, argv=argv))
+    except OSError as error:
+        raise Stop(ExitCode.CANNOT_WRITE, f"{settings.out_dir}: cannot be written ({error})") from error
+
+
+def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
+    """Settings as a file that ``--config-file`` reads again.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    argv : sequence of str
+        Arguments as they were given, kept as a comment.
+
+    Returns
+    -------
+    str
+        TOML.
+    """
+    entries = {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
+    for positional in ("bids_dir", "out_dir", "analysis_level"):
+        entries.pop(positional)
+    entries["mem"] = f"{entries.pop('mem_gb'):.3f}G"
+    entries["derivatives"] = {name: str(path) for name, path in settings.derivatives.items()}
+    plain = {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in entries.items()
+        if value not in (None, (), {}, 0) or value is False
+    }
+    return f"# {shlex.join(['qsmflow', *argv])}\n{tomli_w.dumps(plain)}"
+
+
+def write_methods(settings: Settings, description: str) -> None:
+    """Write the methods text of the run to ``logs/CITATION.*``."""
+    write_citation(settings.out_dir / "logs", description)
+
+
+def close_output(
+    settings: Settings, plan: Plan, *, run_id: str, failure: RuntimeError | None, console: Console
+) -> ExitCode:
+    """Build the reports, name what failed, decide the exit code.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    plan : Plan
+        What was to be done and what was refused.
+    run_id : str
+        Of the run.
+    failure : RuntimeError or None
+        What Nipype raised.
+    console : rich.console.Console
+        Where to write.
+
+    Returns
+    -------
+    ExitCode
+        Done, or a subject failed.
+
+    Raises
+    ------
+    RuntimeError
+        What Nipype raised, if it left no crash file of a subject behind.
+    """
+    crashes = {subject: _crashes(settings, subject, run_id) for subject in _subjects(plan)}
+    if failure is not None and not any(crashes.values()):
+        raise failure
+    for subject, found in crashes.items():
+        errors = [*found, *_refusals(plan, subject)]
+        report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=errors)
+        for error in errors:
+            console.print(
+                f"sub-{subject} FAILED: {error['title']} ({error['file']})",
+                style="red",
+                markup=False,
+                highlight=False,
+            )
+        console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.SUBJECT_FAILED if plan.refused or any(crashes.values()) else ExitCode.DONE
+
+
+def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> ExitCode:
+    """Assemble the reports anew from the figures that are there.
+
+    Raises
+    ------
+    Stop
+        66 if the output holds no figures of the subjects asked for.
+    """
+    folders = sorted(path.parent.name for path in settings.out_dir.glob("sub-*/figures"))
+    subjects = [name.removeprefix("sub-") for name in folders]
+    if settings.participant_label:
+        subjects = [subject for subject in subjects if subject in settings.participant_label]
+    if not subjects:
+        raise Stop(
+            ExitCode.NO_INPUT, f"--reports-only: {settings.out_dir} holds no figures; run without it first"
+        )
+    for subject in subjects:
+        report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=[])
+        console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _subjects(plan: Plan) -> list[str]:
+    acquisitions = [*(job.acquisition for job in plan.jobs), *plan.refused]
+    return sorted({acquisition.subject for acquisition in acquisitions})
+
+
+def _crashes(settings: Settings, subject: str, run_id: str) -> list[dict]:
+    """Crash files of a subject as the report takes them."""
+    files = sorted(log_dir(settings.out_dir, subject, run_id).glob("crash*"))
+    return [_describe_crash(path) for path in files]
+
+
+def _describe_crash(path: Path) -> dict:
+    text = path.read_text(errors="replace")
+    node = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Node:")), path.stem
+    )
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
+    return {"title": f"{node}: {last}", "text": text, "file": str(path)}
+
+
+def _refusals(plan: Plan, subject: str) -> list[dict]:
+    findings: list[Finding] = [
+        finding for finding in plan.findings if finding.severity == "error" and finding.subject == subject
+    ]
+    return [
+        {"title": str(finding), "text": asdict(finding)["fix"], "file": finding.file} for finding in findings
+    ]

@@ -1,0 +1,269 @@
+"""From arguments and a configuration file to frozen settings."""
+
+import argparse
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.resources import available_cores, available_memory, parse_memory
+from qsmflow.version import __version__
+from qsmflow.workflows.settings import Settings
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises instead of exiting, so that exit codes are decided in one place."""
+
+    def error(self, message):
+        raise Stop(ExitCode.USAGE, f"{message}\n{self.format_usage()}Try: {self.prog} --help")
+
+
+def _number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callable:
+    """Converter for a number with a lower bound."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+        if not (value > minimum if exclusive else value >= minimum):
+            bound = "greater than" if exclusive else "at least"
+            raise argparse.ArgumentTypeError(f"{text} must be {bound} {minimum}")
+        return value
+
+    return convert
+
+
+def _memory(text: str) -> float:
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _label(prefix: str) -> Callable:
+    """Converter for a BIDS label with or without its prefix."""
+
+    def convert(text: str) -> str:
+        label = text.removeprefix(f"{prefix}-")
+        if not label.isalnum():
+            raise argparse.ArgumentTypeError(f"'{text}' is no BIDS label (letters and digits only)")
+        return label
+
+    return convert
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not (separator and name and path):
+        raise argparse.ArgumentTypeError(f"'{text}' must be NAME=PATH")
+    return name, Path(path).absolute()
+
+
+def _path(text: str) -> Path:
+    return Path(text).absolute()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; no flag has a default here, so that only what was given is known.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Raises :class:`Stop` with the usage exit code on wrong arguments.
+
+    Examples
+    --------
+    >>> build_parser().parse_args(["in", "out", "participant", "--inversion", "tkd"]).inversion
+    'tkd'
+    """
+    parser = _Parser(
+        prog="qsmflow",
+        description="Susceptibility maps and a report from multi-echo gradient-echo MRI in BIDS.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", type=_path, help="raw BIDS data set; never written to")
+    parser.add_argument("out_dir", type=_path, help="derivative data set to write")
+    parser.add_argument("analysis_level", choices=["participant"], help="what to run")
+    parser.add_argument("--version", action="version", version=f"qsmflow {__version__}")
+    for add_group in (_add_input, _add_stages, _add_resources, _add_run):
+        add_group(parser)
+    return parser
+
+
+def _add_input(parser):
+    group = parser.add_argument_group("input")
+    group.add_argument("--participant-label", nargs="+", type=_label("sub"), metavar="LABEL")
+    group.add_argument("--session-label", "--session-id", nargs="+", type=_label("ses"), metavar="LABEL")
+    group.add_argument(
+        "--bids-filter-file",
+        type=_path,
+        metavar="JSON",
+        help='entities to select by, for example {"megre": {"acquisition": "still"}}',
+    )
+    group.add_argument("--bids-database-dir", type=_path, metavar="DIR", help="keep the index of the input")
+    group.add_argument("--skip-bids-validation", action=argparse.BooleanOptionalAction)
+    group.add_argument("--mask-file", type=_path, metavar="NIFTI", help="brain mask for what is selected")
+    group.add_argument(
+        "-d",
+        "--derivatives",
+        nargs="+",
+        type=_named_path,
+        metavar="NAME=PATH",
+        help="derivative data sets whose desc-brain_mask is used for the same acquisition",
+    )
+    group.add_argument(
+        "--field-strength",
+        type=_number(float, 0, exclusive=True),
+        metavar="T",
+        help="where the JSON lacks it",
+    )
+
+
+def _add_stages(parser):
+    group = parser.add_argument_group("stages")
+    positive, not_negative = _number(float, 0, exclusive=True), _number(float, 0)
+    group.add_argument(
+        "--phase-sign", choices=["auto", "+1", "-1"], help="+1: paramagnetic raises the phase (default: auto)"
+    )
+    group.add_argument(
+        "--bipolar",
+        action=argparse.BooleanOptionalAction,
+        help="odd and even echoes were read in opposite directions",
+    )
+    group.add_argument("--inversion", choices=["medi", "tkd"], help="default: medi")
+    group.add_argument("--reference", choices=["csf", "brain", "none"], help="zero of χ (default: csf)")
+    group.add_argument("--tkd-threshold", type=positive, metavar="X", help="default: 0.19")
+    group.add_argument("--medi-preset", choices=["in-vivo", "simulation"], help="default: in-vivo")
+    group.add_argument("--medi-lambda", type=positive, metavar="X", help="weight of the regularisation")
+    group.add_argument(
+        "--medi-nonlinear", action=argparse.BooleanOptionalAction, help="compare phasors, not fields"
+    )
+    group.add_argument("--medi-merit", action=argparse.BooleanOptionalAction, help="down-weight outliers")
+    group.add_argument(
+        "--medi-smv-radius", type=not_negative, metavar="MM", help="spherical mean value; 0: off"
+    )
+    group.add_argument(
+        "--medi-csf-lambda", type=not_negative, metavar="X", help="uniform CSF (MEDI+0); 0: off"
+    )
+    group.add_argument(
+        "--sloppy", action=argparse.BooleanOptionalAction, help="few iterations, for trying out"
+    )
+    group.add_argument("--random-seed", type=_number(int, 0), metavar="N", help="default: 0")
+
+
+def _add_resources(parser):
+    group = parser.add_argument_group("resources")
+    group.add_argument("--nprocs", type=_number(int, 1), metavar="N", help="processes at once")
+    group.add_argument("--omp-nthreads", type=_number(int, 1), metavar="N", help="threads of one stage")
+    group.add_argument("--mem", dest="mem_gb", type=_memory, metavar="SIZE", help="1.5G, 8g, 4000 (MB)")
+    group.add_argument(
+        "--low-mem", action=argparse.BooleanOptionalAction, help="fit the echoes slab by slab from disk"
+    )
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
+    group.add_argument("--use-plugin", type=_path, metavar="YAML", help="Nipype plugin and its arguments")
+
+
+def _add_run(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("-w", "--work-dir", type=_path, metavar="DIR", help="default: ./work")
+    group.add_argument("--clean-workdir", action=argparse.BooleanOptionalAction, help="empty it first")
+    group.add_argument("--config-file", type=_path, metavar="TOML", help="settings; flags win over them")
+    group.add_argument("--stop-on-first-crash", action=argparse.BooleanOptionalAction)
+    group.add_argument("--write-graph", action=argparse.BooleanOptionalAction, help="draw the workflow")
+    group.add_argument("--reports-only", action=argparse.BooleanOptionalAction)
+    group.add_argument("--boilerplate-only", action=argparse.BooleanOptionalAction)
+    group.add_argument(
+        "--dry-run", action=argparse.BooleanOptionalAction, help="check and tell, write nothing"
+    )
+    group.add_argument("--notrack", action="store_true", help="accepted; nothing is ever tracked")
+    group.add_argument("-v", "--verbose", action="count", help="say more; twice: everything")
+
+
+def config_arguments(path: Path) -> list[str]:
+    """Arguments that a TOML file stands for; its keys are the names of the flags.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file; booleans, numbers, texts, lists, and a table for ``derivatives``.
+
+    Returns
+    -------
+    list of str
+        To be put before the arguments of the command line, which therefore win.
+
+    Raises
+    ------
+    Stop
+        If the file is missing or is not TOML.
+    """
+    try:
+        entries = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise Stop(ExitCode.NO_INPUT, f"--config-file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Stop(ExitCode.USAGE, f"--config-file {path} is not TOML: {error}") from error
+    arguments = []
+    for key, value in entries.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, dict):
+            arguments += [f"--{flag}", *(f"{name}={item}" for name, item in value.items())]
+        elif isinstance(value, list):
+            arguments += [f"--{flag}", *map(str, value)] if value else []
+        else:
+            arguments.append(f"--{flag}={value}")
+    return arguments
+
+
+def parse_settings(argv: Sequence[str]) -> Settings:
+    """Settings of a run, from the configuration file and the arguments that override it.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        Arguments without the program's name.
+
+    Returns
+    -------
+    Settings
+        Complete: what was not given has its default, resources come from the machine.
+
+    Raises
+    ------
+    Stop
+        On wrong arguments (64) or a missing configuration file (66).
+
+    Examples
+    --------
+    >>> settings = parse_settings(["in", "out", "participant", "--mem", "1.5G", "--nprocs", "2"])
+    >>> settings.mem_gb, settings.nprocs, settings.inversion
+    (1.5, 2, 'medi')
+    """
+    parser = build_parser()
+    given = vars(parser.parse_args(argv))
+    config_file = given.pop("config_file", None)
+    if config_file is not None:
+        positional = [str(given[name]) for name in ("bids_dir", "out_dir", "analysis_level")]
+        base = vars(parser.parse_args([*positional, *config_arguments(config_file)]))
+        given = base | given
+    for ignored in ("notrack", "config_file"):
+        given.pop(ignored, None)
+    for name in ("participant_label", "session_label"):
+        given[name] = tuple(given.get(name, ()))
+    given["derivatives"] = MappingProxyType(dict(given.get("derivatives", ())))
+    cores = given.get("nprocs", available_cores())
+    defaults = Settings(
+        bids_dir=given["bids_dir"],
+        out_dir=given["out_dir"],
+        work_dir=Path("work").absolute(),
+        nprocs=cores,
+        omp_nthreads=cores,
+        mem_gb=0.9 * available_memory(),
+    )
+    return replace(defaults, **given)

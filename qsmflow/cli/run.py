@@ -1,0 +1,104 @@
+"""The console script: settings, plan, build, run, finalise."""
+
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+from rich.console import Console
+
+from qsmflow.cli.environment import prepare_environment
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.parser import parse_settings
+from qsmflow.cli.validate import check_folders
+from qsmflow.workflows.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run qsmflow.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process unless given.
+
+    Returns
+    -------
+    int
+        Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        return int(_main(sys.argv[1:] if argv is None else argv, console=console))
+    except Stop as stop:
+        console.print(f"qsmflow: {stop}", style="red", markup=False, highlight=False)
+        return int(stop.code)
+    except OSError as error:
+        console.print(f"qsmflow: {error}", style="red", markup=False, highlight=False)
+        return int(ExitCode.INPUT_OUTPUT)
+    except Exception:
+        console.print(traceback.format_exc(), markup=False, highlight=False)
+        console.print("qsmflow: internal error; please report it with the lines above", style="red")
+        return int(ExitCode.INTERNAL)
+
+
+def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
+    settings = parse_settings(argv)
+    check_folders(settings)
+    with ExitStack() as stack:
+        if settings.dry_run:
+            cache = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            if settings.clean_workdir and settings.work_dir.exists():
+                shutil.rmtree(settings.work_dir)
+            cache = settings.work_dir / "cache"
+            cache.mkdir(parents=True, exist_ok=True)
+        prepare_environment(cache, threads=settings.omp_nthreads)
+        return _run(settings, argv=argv, console=console)
+
+
+def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
+    # Imported here: these import libraries that read the environment when they are imported.
+    from qsmflow.cli import finalise
+    from qsmflow.cli.plan import make_plan
+
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
+    if settings.reports_only:
+        return finalise.rebuild_reports(settings, run_id=run_id, console=console)
+    plan = make_plan(settings)
+    finalise.print_plan(plan, settings, console=console)
+    if settings.dry_run:
+        return ExitCode.SUBJECT_FAILED if plan.refused else ExitCode.DONE
+    return _execute(settings, plan, run_id=run_id, argv=argv, console=console)
+
+
+def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], console: Console) -> ExitCode:
+    from qsmflow.cli import finalise
+    from qsmflow.cli.execute import configure_nipype, execute, write_graph
+    from qsmflow.cli.resources import resolve_gpu
+    from qsmflow.workflows.base import init_qsmflow_wf
+
+    try:
+        use_gpu = resolve_gpu(settings.device)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    finalise.open_output(settings, plan, run_id=run_id, argv=argv)
+    configure_nipype(settings, log_dir=settings.work_dir / "crash")
+    workflow = init_qsmflow_wf(settings, plan.jobs, run_id=run_id, use_gpu=use_gpu)
+    finalise.write_methods(settings, workflow.visit_desc())
+    if settings.write_graph:
+        write_graph(workflow, settings)
+    if settings.boilerplate_only:
+        console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
+        return ExitCode.DONE
+    failure = execute(workflow, settings, console=console)
+    return finalise.close_output(settings, plan, run_id=run_id, failure=failure, console=console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What every stage's interface has in common."""
+
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
+
+
+class StageInputSpec(BaseInterfaceInputSpec):
+    """How a stage computes; none of it changes what is computed, so none of it is hashed."""
+
+    num_threads = traits.Range(low=1, value=1, nohash=True, usedefault=True, desc="threads of this stage")
+    use_gpu = traits.Bool(False, nohash=True, usedefault=True, desc="compute on the GPU")
+
+
+class StageOutputSpec(TraitedSpec):
+    """Every stage tells what it did."""
+
+    out_record = traits.Dict(desc="StageRecord of this stage as a dictionary")
+
+
+class Stage(SimpleInterface):
+    """An interface that loads, calls a core function and saves."""
+
+    input_spec = StageInputSpec
+    output_spec = StageOutputSpec
+
+    @abstractmethod
+    def _run_stage(self, folder: Path) -> dict:
+        """Compute in a folder and return the outputs by name."""
+
+    def _run_interface(self, runtime):
+        torch.set_num_threads(self.inputs.num_threads)
+        self._results.update(self._run_stage(Path(runtime.cwd)))
+        return runtime

@@ -1,0 +1,93 @@
+"""Small pieces of HTML, escaped by construction."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+
+def format_value(value) -> str:
+    """Write a parameter as a reader wants it: four digits, yes or no, commas.
+
+    Parameters
+    ----------
+    value : object
+        Number, text, truth value, None, sequence or mapping of these.
+
+    Returns
+    -------
+    str
+        Plain text, not escaped.
+
+    Examples
+    --------
+    >>> format_value(0.0123456), format_value([1.0, 2]), format_value(None), format_value(True)
+    ('0.01235', '1, 2', 'not stated', 'yes')
+    >>> format_value({"rtol": 1e-6})
+    'rtol = 1e-06'
+    """
+    if value is None:
+        return "not stated"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{humanise(key)} = {format_value(entry)}" for key, entry in value.items())
+    if isinstance(value, np.ndarray):
+        return format_value(value.tolist())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(format_value(entry) for entry in value)
+    return str(value)
+
+
+def humanise(name: str) -> str:
+    """Turn an identifier into words.
+
+    Examples
+    --------
+    >>> humanise("echo_times")
+    'echo times'
+    """
+    return str(name).replace("_", " ")
+
+
+def table(header: Sequence, rows: Iterable[Sequence], *, caption: str) -> Markup:
+    """An HTML table whose first column heads its rows.
+
+    Parameters
+    ----------
+    header : sequence
+        Column names.
+    rows : iterable of sequence
+        Cells; text is escaped, :class:`~markupsafe.Markup` is kept.
+    caption : str
+        What the table shows, read out by screen readers.
+
+    Returns
+    -------
+    Markup
+        The table in a box that scrolls sideways on narrow screens.
+
+    Examples
+    --------
+    >>> "&lt;b&gt;" in table(["a", "b"], [["x", "<b>"]], caption="c")
+    True
+    """
+    columns = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)
+    body = Markup("\n").join(_row(cells, header) for cells in rows)
+    return Markup(
+        '<div class="scroll" role="region" tabindex="0" aria-label="{caption}">'
+        "<table><caption>{caption}</caption>\n"
+        "<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    ).format(caption=caption, columns=columns, body=body)
+
+
+def _row(cells: Sequence, header: Sequence) -> Markup:
+    """One table row; every cell knows its column's name, which narrow screens show beside it."""
+    first, *others = cells
+    rest = Markup("").join(
+        Markup('<td data-label="{}">{}</td>').format(name, cell)
+        for name, cell in zip(header[1:], others, strict=True)
+    )
+    return Markup('<tr><th scope="row">{}</th>{}</tr>').format(first, rest)

@@ -1,0 +1,198 @@
+"""Solids as signed distances, and smooth random fields: what anatomy is drawn with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+from torch.nn import functional
+
+Point = tuple[float, float, float]
+
+
+class Solid(Protocol):
+    """Anything with an inside: it has a box around it and a signed distance to its surface."""
+
+    def bounds(self) -> tuple[Point, Point]:
+        """Lower and upper corner of a box that holds the solid, mm."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Distance to the surface in mm, negative inside; points are (3, ...)."""
+
+
+@dataclass(frozen=True)
+class Ellipsoid:
+    """Ellipsoid, turned about its centre.
+
+    Parameters
+    ----------
+    center : tuple of float
+        mm.
+    semiaxes : tuple of float
+        mm.
+    rotation : tuple of float
+        Degrees about x, y and z, applied in that order.
+
+    Examples
+    --------
+    >>> ball = Ellipsoid((0, 0, 0), (5, 5, 5))
+    >>> ball.distance(torch.tensor([[0.0], [0.0], [7.0]])).tolist()
+    [2.0]
+    """
+
+    center: Point
+    semiaxes: Point
+    rotation: Point = (0.0, 0.0, 0.0)
+
+    def bounds(self) -> tuple[Point, Point]:
+        """Box of the sphere of the longest semi-axis."""
+        reach = max(self.semiaxes)
+        return tuple(c - reach for c in self.center), tuple(c + reach for c in self.center)
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Distance in mm, exact for a sphere and to first order near any surface."""
+        shifted = points - points.new_tensor(self.center).reshape(3, *[1] * (points.ndim - 1))
+        if any(self.rotation):
+            # Into the axes of the ellipsoid: the inverse rotation.
+            turn = Rotation.from_euler("xyz", self.rotation, degrees=True).as_matrix().T
+            shifted = torch.tensordot(points.new_tensor(turn), shifted, dims=1)
+        scaled = shifted / points.new_tensor(self.semiaxes).reshape(3, *[1] * (points.ndim - 1))
+        radius = scaled.norm(dim=0)
+        slope = (scaled / points.new_tensor(self.semiaxes).reshape(3, *[1] * (points.ndim - 1))).norm(dim=0)
+        center = -min(self.semiaxes)
+        return torch.where(slope > 1e-6, radius * (radius - 1) / slope.clamp(min=1e-6), center)
+
+
+@dataclass(frozen=True)
+class Tube:
+    """Round tube along a line of points, its radius running linearly between them.
+
+    Parameters
+    ----------
+    path : tuple of tuple of float
+        Points in mm, two or more.
+    radii : tuple of float
+        Radius at each point, mm.
+
+    Examples
+    --------
+    >>> tube = Tube(((0, 0, 0), (10, 0, 0)), (2, 2))
+    >>> tube.distance(torch.tensor([[5.0], [3.0], [0.0]])).tolist()
+    [1.0]
+    """
+
+    path: tuple[Point, ...]
+    radii: tuple[float, ...]
+
+    def bounds(self) -> tuple[Point, Point]:
+        """Box of the points, grown by the largest radius."""
+        points, reach = np.array(self.path, dtype=float), max(self.radii)
+        return tuple(points.min(axis=0) - reach), tuple(points.max(axis=0) + reach)
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Distance in mm to the nearest of the segments."""
+        nearest = None
+        for start, end, first, last in zip(
+            self.path[:-1], self.path[1:], self.radii[:-1], self.radii[1:], strict=True
+        ):
+            origin = points.new_tensor(start).reshape(3, *[1] * (points.ndim - 1))
+            along = points.new_tensor(end).reshape(origin.shape) - origin
+            shifted = points - origin
+            position = ((shifted * along).sum(0) / (along**2).sum()).clamp(0, 1)
+            segment = (shifted - position * along).norm(dim=0) - (first + (last - first) * position)
+            nearest = segment if nearest is None else torch.minimum(nearest, segment)
+        return nearest
+
+
+def smooth_union(distances: Sequence[Tensor], *, blend: float) -> Tensor:
+    """Distance of several solids grown together, −w·ln Σ exp(−d/w).
+
+    Parameters
+    ----------
+    distances : sequence of Tensor
+        Signed distances in mm, all of one shape.
+    blend : float
+        Width w over which the seams are rounded, mm.
+
+    Returns
+    -------
+    Tensor
+        Signed distance in mm, to first order.
+
+    Examples
+    --------
+    >>> a, b = torch.tensor([-4.0]), torch.tensor([20.0])
+    >>> round(float(smooth_union([a, b], blend=2)), 3)
+    -4.0
+    """
+    return -blend * torch.logsumexp(-torch.stack(tuple(distances)) / blend, dim=0)
+
+
+@dataclass(frozen=True)
+class RandomField:
+    """Smooth random field of zero mean and unit variance over head space.
+
+    Parameters
+    ----------
+    lattice : Tensor
+        (n, n, n), values at ``spacing`` mm about the origin; the field repeats itself beyond it.
+    spacing : float
+        mm.
+    """
+
+    lattice: Tensor
+    spacing: float
+
+    @classmethod
+    def draw(
+        cls, generator: torch.Generator, *, wavelength: float, bandwidth: float, extent: float = 288.0
+    ) -> "RandomField":
+        """Draw white noise and keep a Gaussian band of it.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            Where the randomness comes from.
+        wavelength : float
+            mm, centre of the band; ``inf`` keeps all that is slower than the bandwidth.
+        bandwidth : float
+            Standard deviation of the band in 1/mm.
+        extent : float
+            mm after which the field repeats itself.
+
+        Returns
+        -------
+        RandomField
+
+        Examples
+        --------
+        >>> field = RandomField.draw(torch.Generator().manual_seed(0), wavelength=40, bandwidth=0.01)
+        >>> round(float(field.lattice.std()), 3)
+        1.0
+        """
+        fastest = 1 / wavelength + 2 * bandwidth
+        size = 2 * int(np.ceil(extent * fastest * 2))
+        spacing = extent / size
+        noise = torch.randn((size, size, size), generator=generator)
+        axis = torch.fft.fftfreq(size, d=spacing)
+        half = torch.fft.rfftfreq(size, d=spacing)
+        k = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half**2).sqrt()
+        band = torch.exp(-0.5 * ((k - 1 / wavelength) / bandwidth) ** 2)
+        band[0, 0, 0] = 0
+        lattice = torch.fft.irfftn(torch.fft.rfftn(noise) * band, s=noise.shape)
+        return cls(lattice / lattice.std(), spacing)
+
+    def to(self, device) -> "RandomField":
+        """The same field on another device."""
+        return RandomField(self.lattice.to(device), self.spacing)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Value at points (3, x, y, z) in mm, by trilinear interpolation of the periodic lattice."""
+        size = self.lattice.shape[0]
+        periodic = functional.pad(self.lattice[None, None], (0, 1) * 3, mode="circular")
+        # grid_sample wants the last axis of the lattice first, and its ends at -1 and 1.
+        position = (points / self.spacing).remainder(size) * (2 / size) - 1
+        return functional.grid_sample(periodic, position.flip(0).movedim(0, -1)[None], align_corners=True)[0, 0]

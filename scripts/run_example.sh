@@ -1,0 +1,11 @@
+#!/bin/sh
+# Set up qsmflow and run it on the example data set; the last line is the report's path.
+# Usage: scripts/run_example.sh [OUT_DIR] [qsmflow options ...]
+set -eu
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+venv=${QSMFLOW_VENV:-$root/.venv}
+out=${1:-$root/out}
+[ $# -eq 0 ] || shift
+"$root/scripts/setup.sh"
+"$venv/bin/qsmflow" "$root/bids_examples/simple_head" "$out" participant \
+    --work-dir "$root/work" --medi-preset simulation "$@"

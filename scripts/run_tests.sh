@@ -1,0 +1,10 @@
+#!/bin/sh
+# Set up qsmflow with what the tests need and run them; arguments go to pytest.
+# Usage: scripts/run_tests.sh [pytest options ...]      (-m slow runs what is left out otherwise)
+set -eu
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+venv=${QSMFLOW_VENV:-$root/.venv}
+"$root/scripts/setup.sh" test
+cd "$root"
+[ $# -gt 0 ] || set -- -m "not slow"
+exec "$venv/bin/python" -m pytest "$@"

@@ -1,0 +1,107 @@
+"""The whole run, subject by subject; the only workflows that know the Settings."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+from qsmflow.workflows.acquisition import init_acquisition_wf
+from qsmflow.workflows.settings import AcquisitionJob, Settings
+
+from qsmflow.version import __version__
+
+_SLOPPY_STEPS = 3
+
+
+def init_qsmflow_wf(
+    settings: Settings,
+    jobs: Sequence[AcquisitionJob],
+    *,
+    run_id: str,
+    use_gpu: bool,
+    name: str = "qsmflow_wf",
+) -> Workflow:
+    """Build the workflow of a run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    jobs : sequence of AcquisitionJob
+        What to process, in the order of the subjects.
+    run_id : str
+        Names the folder of the run's logs.
+    use_gpu : bool
+        Whether the solvers run on the GPU.
+    name : str
+        Name of the workflow and of its folder in the work dir.
+
+    Returns
+    -------
+    Workflow
+        One sub-workflow a subject, in it one an acquisition.
+    """
+    workflow = Workflow(name=name, base_dir=str(settings.work_dir))
+    workflow.__desc__ = (
+        f"Susceptibility maps were computed with *qsmflow* {__version__}, a BIDS-App [@bidsapps] built on "
+        "Nipype [@nipype], from multi-echo gradient-echo images organised as BIDS [@bids; @qmribids].\n\n"
+    )
+    for subject, members in groupby(jobs, key=lambda job: job.acquisition.subject):
+        subject_wf = Workflow(name=f"sub_{subject}_wf")
+        for job in members:
+            subject_wf.add_nodes([_acquisition_wf(settings, job, use_gpu=use_gpu)])
+        # Crash files of a subject belong into the subject's own log folder.
+        subject_wf.config["execution"]["crashdump_dir"] = str(log_dir(settings.out_dir, subject, run_id))
+        for node in subject_wf._get_all_nodes():
+            node.config = deepcopy(subject_wf.config)
+        workflow.add_nodes([subject_wf])
+    return workflow
+
+
+def log_dir(out_dir: Path, subject: str, run_id: str) -> Path:
+    """Folder of a subject's crash files and settings in one run."""
+    return out_dir / f"sub-{subject}" / "log" / run_id
+
+
+def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -> Workflow:
+    return init_acquisition_wf(
+        acquisition=job.acquisition,
+        phase_range=asdict(job.phase_range),
+        field_strength=job.field_strength,
+        mask_file=str(job.mask_file) if job.mask_file else None,
+        bids_dir=settings.bids_dir,
+        out_dir=settings.out_dir,
+        bipolar=settings.bipolar,
+        phase_sign=settings.phase_sign,
+        inversion=settings.inversion,
+        inversion_parameters=_INVERSION_PARAMETERS[settings.inversion](settings),
+        background_steps=_SLOPPY_STEPS if settings.sloppy else 200,
+        reference=settings.reference,
+        low_mem=settings.low_mem,
+        use_gpu=use_gpu,
+        mem_gb=job.memory,
+        omp_nthreads=settings.omp_nthreads,
+        random_seed=settings.random_seed,
+    )
+
+
+def _tkd_parameters(settings: Settings) -> dict:
+    return {"threshold": settings.tkd_threshold}
+
+
+def _medi_parameters(settings: Settings) -> dict:
+    given = {
+        "regularisation": settings.medi_lambda,
+        "nonlinear": settings.medi_nonlinear,
+        "merit": settings.medi_merit,
+        "smv_radius": settings.medi_smv_radius,
+        "csf_regularisation": settings.medi_csf_lambda,
+        "max_outer_steps": _SLOPPY_STEPS if settings.sloppy else None,
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    return {"preset": settings.medi_preset, "settings": changed}
+
+
+_INVERSION_PARAMETERS = {"tkd": _tkd_parameters, "medi": _medi_parameters}

@@ -1,0 +1,123 @@
+"""Everything a run is told, in one frozen place."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.phase_range import PhaseRange
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run; the field names are those of the command line's flags.
+
+    Attributes
+    ----------
+    bids_dir, out_dir : Path
+        Raw data set and derivative data set.
+    analysis_level : str
+        ``participant``.
+    participant_label, session_label : tuple of str
+        Labels without ``sub-`` and ``ses-``; empty means all.
+    bids_filter_file, bids_database_dir : Path or None
+        Entities to select by; folder of a stored pybids index.
+    derivatives : mapping
+        Name to path of derivative data sets that hold brain masks.
+    mask_file : Path or None
+        Brain mask for every selected acquisition.
+    field_strength : float or None
+        Tesla; stands in for missing metadata.
+    phase_sign : str
+        ``auto``, ``+1`` or ``-1``.
+    bipolar : bool
+        Whether the fit has a term for alternating readout gradients.
+    inversion, reference : str
+        ``medi`` or ``tkd``; ``csf``, ``brain`` or ``none``.
+    tkd_threshold : float
+        Smallest dipole kernel magnitude that TKD divides by.
+    medi_preset : str
+        ``in-vivo`` or ``simulation``; the other MEDI settings override it where they are not None.
+    medi_lambda, medi_smv_radius, medi_csf_lambda : float or None
+        Weight of the regularisation; radius in mm; weight of the CSF term.
+    medi_nonlinear, medi_merit : bool or None
+        Nonlinear data term; down-weighting of outliers.
+    sloppy : bool
+        Few iterations: for trying out, not for results.
+    random_seed : int
+        Seed of whatever is random.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    nprocs, omp_nthreads : int
+        Processes at once; threads of one stage.
+    mem_gb : float
+        Memory that may be used, GB.
+    low_mem : bool
+        Fit slab by slab from disk.
+    work_dir : Path
+        Where intermediate results are kept.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    analysis_level: str = "participant"
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    derivatives: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
+    skip_bids_validation: bool = False
+    mask_file: Path | None = None
+    field_strength: float | None = None
+    phase_sign: str = "auto"
+    bipolar: bool = False
+    inversion: str = "medi"
+    reference: str = "csf"
+    tkd_threshold: float = 0.19
+    medi_preset: str = "in-vivo"
+    medi_lambda: float | None = None
+    medi_nonlinear: bool | None = None
+    medi_merit: bool | None = None
+    medi_smv_radius: float | None = None
+    medi_csf_lambda: float | None = None
+    sloppy: bool = False
+    random_seed: int = 0
+    device: str = "auto"
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    mem_gb: float = 8.0
+    low_mem: bool = False
+    work_dir: Path = Path("work")
+    clean_workdir: bool = False
+    use_plugin: Path | None = None
+    stop_on_first_crash: bool = False
+    write_graph: bool = False
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    dry_run: bool = False
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class AcquisitionJob:
+    """One acquisition with all that was settled about it before the run.
+
+    Attributes
+    ----------
+    acquisition : Acquisition
+        Files and metadata.
+    phase_range : PhaseRange
+        What the stored phase values mean.
+    field_strength : float
+        Tesla.
+    mask_file : Path or None
+        Brain mask of the user.
+    memory : dict
+        GB by stage.
+    """
+
+    acquisition: Acquisition
+    phase_range: PhaseRange
+    field_strength: float
+    mask_file: Path | None
+    memory: dict[str, float]
