@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
@@ -45,8 +44,9 @@ def init_qsmflow_wf(
     """
     workflow = Workflow(name=name, base_dir=str(settings.work_dir))
     workflow.__desc__ = (
-        f"Susceptibility maps were computed with *qsmflow* {__version__}, a BIDS-App [@bidsapps] built on "
-        "Nipype [@nipype], from multi-echo gradient-echo images organised as BIDS [@bids; @qmribids].\n\n"
+        f"Susceptibility maps were computed with *qsmflow* {__version__}, a BIDS-App "
+        "[@gorgolewski2017bidsapps] built on Nipype [@gorgolewski2011nipype], from multi-echo gradient-echo "
+        "images organised as BIDS [@gorgolewski2016bids; @karakuzu2022qmribids].\n\n"
     )
     for subject, members in groupby(jobs, key=lambda job: job.acquisition.subject):
         subject_wf = Workflow(name=f"sub_{subject}_wf")
@@ -68,7 +68,7 @@ def log_dir(out_dir: Path, subject: str, run_id: str) -> Path:
 def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -> Workflow:
     return init_acquisition_wf(
         acquisition=job.acquisition,
-        phase_range=asdict(job.phase_range),
+        phase_range=job.phase_range,
         field_strength=job.field_strength,
         mask_file=str(job.mask_file) if job.mask_file else None,
         bids_dir=settings.bids_dir,

@@ -5,6 +5,7 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from qsmflow.interfaces.masks import MaskBrain, RefineMask
 
+from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.echoes import FitEchoes, ScaleEchoes
 from qsmflow.interfaces.unwrap import UnwrapPhase
 
@@ -14,7 +15,7 @@ _LOW_MEMORY_SLABS = 8
 def init_field_wf(
     *,
     echo_times: tuple[float, ...],
-    phase_range: dict,
+    phase_range: PhaseRange,
     bipolar: bool,
     mask_file: str | None,
     low_mem: bool,
@@ -30,8 +31,8 @@ def init_field_wf(
     ----------
     echo_times : tuple of float
         Seconds.
-    phase_range : dict
-        What the stored values of the phase images mean (fields of ``PhaseRange``).
+    phase_range : PhaseRange
+        What the stored values of the phase images mean.
     bipolar : bool
         Whether the readout gradient alternates between echoes.
     mask_file : str or None
@@ -141,11 +142,11 @@ def _methods(*, echo_times: tuple[float, ...], bipolar: bool, own_mask: bool) ->
     if len(echo_times) == 1:
         fit = f"The frequency was the phase over the echo time of {1e3 * echo_times[0]:.2f} ms. "
     else:
+        readout = ", with a term for the alternating readout gradient" if bipolar else ""
         fit = (
-            f"Frequency, phase offset, R2* and initial signal were fitted to the complex signal of {len(echo_times)} "
-            f"echoes (TE {1e3 * echo_times[0]:.2f} to {1e3 * echo_times[-1]:.2f} ms) by nonlinear least squares "
-            "[@kressler2010; @liu2013nonlinear]"
-            + (", with a term for the alternating readout gradient. " if bipolar else ". ")
+            "Frequency, phase offset, R2* and initial signal were fitted to the complex signal of "
+            f"{len(echo_times)} echoes (TE {1e3 * echo_times[0]:.2f} to {1e3 * echo_times[-1]:.2f} ms) by "
+            f"nonlinear least squares [@kressler2010; @liu2013nonlinear]{readout}. "
         )
     mask = (
         "A brain mask was given. "

@@ -1,20 +1,19 @@
 """Brain masks that derivative data sets hold for raw acquisitions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bids.layout import BIDSLayout
 
-from qsmflow.bids.layout import Acquisition
-
-_TELLING = ("acquisition", "reconstruction", "run")
+from qsmflow.bids.layout import Acquisition, same_label
+from qsmflow.bids.names import parse_name
 
 
 def find_brain_masks(layout: BIDSLayout, acquisitions: Sequence[Acquisition]) -> dict[str, Path]:
     """Find a ``desc-brain_mask`` for each acquisition in the layout's derivatives.
 
-    A mask fits if subject and session agree and it names no other acquisition, reconstruction or
-    run; the one that names most of them is taken.
+    A mask fits if subject and session agree and none of its other entities disagrees, which leaves
+    out masks of other runs and those in the space of a template; the one that names most entities is taken.
 
     Parameters
     ----------
@@ -35,22 +34,18 @@ def find_brain_masks(layout: BIDSLayout, acquisitions: Sequence[Acquisition]) ->
     ]
     found = {}
     for acquisition in acquisitions:
-        ranked = [
-            (agreement, Path(image.path))
+        fitting = [
+            (len(entities), Path(image.path))
             for image in candidates
-            if (agreement := _agreement(image.get_entities(), acquisition)) is not None
+            if _fits(entities := parse_name(image.path).entities, acquisition)
         ]
-        if ranked:
-            found[acquisition.name] = max(ranked)[1]
+        if fitting:
+            found[acquisition.name] = max(fitting)[1]
     return found
 
 
-def _agreement(entities: dict, acquisition: Acquisition) -> int | None:
-    """Number of entities that agree, None if one disagrees."""
-    wanted = acquisition.all_entities
-    if any(entities.get(name) != wanted.get(name) for name in ("subject", "session")):
-        return None
-    named = {name: str(entities[name]) for name in _TELLING if entities.get(name) is not None}
-    if any(value != str(wanted.get(name)) for name, value in named.items()):
-        return None
-    return len(named)
+def _fits(entities: Mapping[str, str], acquisition: Acquisition) -> bool:
+    wanted = {**acquisition.all_entities, "desc": "brain"}
+    return entities.get("session") == acquisition.session and all(
+        same_label(value, wanted.get(name)) for name, value in entities.items()
+    )

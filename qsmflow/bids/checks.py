@@ -1,16 +1,16 @@
 """Everything about an acquisition that has to be right before work starts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from qsmflow.bids.findings import Finding, InputProblem, format_findings, short_path
+from qsmflow.bids.findings import Finding, format_findings, short_path
 from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image
 from qsmflow.bids.layout import GRADIENT_ECHO_SUFFIXES, Acquisition, number
-from qsmflow.bids.phase_range import UnknownPhaseRange, classify_phase_range
+from qsmflow.bids.phase_range import PhaseRange, UnknownPhaseRange, classify_phase_range
 
 __all__ = ["Finding", "check_acquisition", "format_findings"]
 
@@ -91,7 +91,8 @@ def _check_halves(acquisition: Acquisition) -> Iterator[Finding]:
             acquisition,
             _files(acquisition)[0],
             "part",
-            f"no phase images beside {len(acquisition.echoes)} magnitude image(s); QSM needs the phase of every echo",
+            f"no phase images beside {len(acquisition.echoes)} magnitude image(s), "
+            "and QSM needs the phase of every echo",
             "export the phase from the scanner and add it as _part-phase_ (magnitude as _part-mag_)",
         )
         return
@@ -291,39 +292,28 @@ def _check_same_grid(acquisition: Acquisition, facts: dict[Path, ImageFacts]) ->
 def _check_values(acquisition: Acquisition, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
     magnitudes = {path: facts[path] for path in acquisition.magnitudes if path in facts}
     phases = {path: facts[path] for path in acquisition.phases if path in facts}
-    varied = [image for image in phases.values() if image.stored.low < image.stored.high]
-    signed = {
-        path: image for path, image in magnitudes.items() if image.scaled.low < -0.05 * image.scaled.high
-    }
-    units = {echo.phase_metadata.get("Units") for echo in acquisition.echoes if echo.phase in phases}
-    problem = _phase_problem(varied, "rad" if units == {"rad"} else "arbitrary")
-    if problem is not None and _phase_problem(list(magnitudes.values()), "arbitrary") is None:
-        yield _finding(
-            acquisition,
-            next(iter(phases)),
-            "part",
-            "magnitude and phase look swapped",
-            "rename part-mag to part-phase and the reverse",
-        )
-        return
-    for path, image in signed.items():
-        text = f"a magnitude with negative values ({image.scaled.low:g} … {image.scaled.high:g})"
-        yield _finding(acquisition, path, "values", text, "put the magnitude image in its place")
-    if isinstance(problem, InputProblem):
-        yield _finding(acquisition, next(iter(phases)), "phase range", problem.problem, problem.fix)
-    elif varied:
-        found = classify_phase_range(varied, units="rad" if units == {"rad"} else "arbitrary")
-        for warning in found.warnings:
-            fix = "nothing if that is right; else rescale the phase to rad"
-            yield _finding(acquisition, next(iter(phases)), "phase range", warning, fix, severity="warning")
+    found = _range_of(phases.values(), acquisition.phase_units)
+    if isinstance(found, UnknownPhaseRange):
+        first = next(iter(phases))
+        if isinstance(_range_of(magnitudes.values(), "arbitrary"), PhaseRange):
+            problem, fix = "magnitude and phase look swapped", "rename part-mag to part-phase and the reverse"
+            yield _finding(acquisition, first, "part", problem, fix)
+            return
+        yield _finding(acquisition, first, "phase range", found.problem, found.fix)
+    for warning in found.warnings if isinstance(found, PhaseRange) else ():
+        fix = "nothing if that is right, else rescale the phase to rad"
+        yield _finding(acquisition, next(iter(phases)), "phase range", warning, fix, severity="warning")
+    for path, image in magnitudes.items():
+        low, high = image.scaled.low, image.scaled.high
+        if low < -0.05 * abs(high):
+            problem = f"a magnitude with negative values ({low:g} … {high:g})"
+            yield _finding(acquisition, path, "values", problem, "put the magnitude image in its place")
 
 
-def _phase_problem(images: Sequence[ImageFacts], units: str) -> UnknownPhaseRange | None:
-    """Why the images are no phase; None where they are, or where there are none."""
-    if not images:
-        return None
+def _range_of(images: Iterable[ImageFacts], units: str) -> PhaseRange | UnknownPhaseRange | None:
+    """The phase range of those images that are not constant, or why they have none."""
+    varied = [image for image in images if image.stored.low < image.stored.high]
     try:
-        classify_phase_range(images, units=units)
+        return classify_phase_range(varied, units=units) if varied else None
     except UnknownPhaseRange as error:
         return error
-    return None

@@ -103,10 +103,10 @@ def read_image(path: Path | str) -> ImageFacts:
     Examples
     --------
     >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
     >>> image = nb.Nifti1Image(np.arange(8, dtype=np.float32).reshape(2, 2, 2), np.eye(4))
-    >>> nb.save(image, f"{folder}/image.nii")
-    >>> read_image(f"{folder}/image.nii").stored.high
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nb.save(image, f"{folder}/image.nii")
+    ...     read_image(f"{folder}/image.nii").stored.high
     7.0
     """
     path = Path(path)

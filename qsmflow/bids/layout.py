@@ -115,6 +115,12 @@ class Acquisition:
         return tuple(echo.phase for echo in self.echoes)
 
     @property
+    def phase_units(self) -> str:
+        """ "rad" if every phase image says so, else "arbitrary"."""
+        stated = {echo.phase_metadata.get("Units") for echo in self.echoes if echo.phase is not None}
+        return "rad" if stated == {"rad"} else "arbitrary"
+
+    @property
     def field_strength(self) -> float | None:
         """B0 in tesla, of the first sidecar that states it as a number."""
         stated = (
@@ -259,38 +265,6 @@ def collect_acquisitions(
     return Collected(tuple(sorted(acquisitions, key=lambda each: each.name)), tuple(findings))
 
 
-def find_mask(layout: BIDSLayout, acquisition: Acquisition) -> Path | None:
-    """Brain mask for an acquisition from the derivative data sets of a layout.
-
-    Parameters
-    ----------
-    layout : BIDSLayout
-        Opened with ``derivatives``.
-    acquisition : Acquisition
-        A mask fits when it is of the same subject and session, in the scan's own grid (no ``space-``),
-        and none of its other entities disagrees; the one that shares most entities is taken.
-
-    Returns
-    -------
-    Path or None
-        A ``desc-brain_mask``.
-    """
-    images = [
-        image
-        for derivative in layout.derivatives.values()
-        for image in derivative.get(subject=acquisition.subject, suffix="mask", extension=[".nii", ".nii.gz"])
-    ]
-    wanted = {**acquisition.all_entities, "desc": "brain"}
-    fitting = [
-        (len(entities), Path(image.path))
-        for image in images
-        if (entities := parse_name(image.path).entities).get("desc") == "brain"
-        and entities.get("session") == acquisition.session
-        and all(_same(value, wanted.get(name)) for name, value in entities.items())
-    ]
-    return max(fitting, default=(0, None), key=lambda each: each[0])[1]
-
-
 def _existing_folder(path: Path | str) -> Path:
     path = Path(path).absolute()
     if not path.exists():
@@ -402,7 +376,7 @@ def _read_query(filters: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any
     return {name: value for name, value in query.items() if name in known}, findings
 
 
-def _same(value: str | None, wanted: Any) -> bool:
+def same_label(value: str | None, wanted: Any) -> bool:
     """Whether a label is the wanted one; leading zeros of numbers do not matter."""
     if value is None or wanted is None:
         return value is wanted
@@ -415,7 +389,7 @@ def _matches(image, query: Mapping[str, Any]) -> bool:
     labels = {**name.entities, "suffix": name.suffix}
     return all(
         any(
-            labels.get(key) is not None if value == "*" else _same(labels.get(key), value)
+            labels.get(key) is not None if value == "*" else same_label(labels.get(key), value)
             for value in (wanted if isinstance(wanted, list) else [wanted])
         )
         for key, wanted in query.items()
@@ -433,8 +407,8 @@ def _echo_images(layout: BIDSLayout, subject: str) -> list:
     return [
         image
         for image, name in names
-        if (name.suffix in GRADIENT_ECHO_SUFFIXES and name.entities.get("part", "mag") in ("mag", "phase"))
-        or name.entities.get("part") in ("mag", "phase")
+        if name.entities.get("part", "mag" if name.suffix in GRADIENT_ECHO_SUFFIXES else None)
+        in ("mag", "phase")
     ]
 
 

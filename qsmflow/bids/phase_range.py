@@ -119,10 +119,10 @@ def detect_phase_range(images: Path | str | Sequence[Path | str], *, units: str 
     Examples
     --------
     >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
     >>> ramp = np.linspace(0, 4095, 64).reshape(4, 4, 4).astype(np.int16)
-    >>> nb.save(nb.Nifti1Image(ramp, np.eye(4)), f"{folder}/phase.nii")
-    >>> detect_phase_range(f"{folder}/phase.nii", units="arbitrary").name
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nb.save(nb.Nifti1Image(ramp, np.eye(4)), f"{folder}/phase.nii")
+    ...     detect_phase_range(f"{folder}/phase.nii", units="arbitrary").name
     '0 … 4095'
     """
     paths = [images] if isinstance(images, (str, Path)) else list(images)
@@ -166,19 +166,19 @@ def scale_phase(image: Path | str, phase_range: PhaseRange) -> np.ndarray:
     Examples
     --------
     >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
     >>> ramp = np.linspace(0, 4095, 64).reshape(4, 4, 4).astype(np.int16)
-    >>> nb.save(nb.Nifti1Image(ramp, np.eye(4)), f"{folder}/phase.nii")
-    >>> radians = scale_phase(f"{folder}/phase.nii", detect_phase_range(f"{folder}/phase.nii"))
-    >>> float(radians.min().round(4)), float(radians.max().round(2))
-    (-3.1416, 3.14)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nb.save(nb.Nifti1Image(ramp, np.eye(4)), f"{folder}/phase.nii")
+    ...     radians = scale_phase(f"{folder}/phase.nii", detect_phase_range(f"{folder}/phase.nii"))
+    >>> print(radians.dtype, f"{radians.min():.3f} … {radians.max():.3f}")
+    float32 -3.142 … 3.140
     """
     data = nb.load(image).dataobj
     numbers = data.get_unscaled() if phase_range.values == "stored" else data
-    radians = np.array(numbers, dtype=np.float32) * np.float32(phase_range.scale) + np.float32(
-        phase_range.offset
-    )
-    return radians - np.float32(2 * math.pi) * np.round(radians / np.float32(2 * math.pi))
+    radians = np.asarray(numbers, dtype=np.float32) * np.float32(phase_range.scale)
+    radians += np.float32(phase_range.offset)
+    cycle = np.float32(2 * math.pi)
+    return radians - cycle * np.round(radians / cycle)
 
 
 def _pooled(values: Sequence[Extremes]) -> Extremes:
@@ -221,7 +221,7 @@ def _declared_radians(facts: Sequence[ImageFacts], scaled: Extremes, stored: Ext
     }
     if held["scaled"] is None:
         raise UnknownPhaseRange(
-            f"Units is rad, but the values span {scaled.low:.6g} … {scaled.high:.6g}, more than a wrapped phase",
+            f"Units is rad, but the values span {scaled.low:.6g} … {scaled.high:.6g}, unlike wrapped phase",
             "store wrapped phase in rad, or set Units to arbitrary where it is scanner units",
         )
     if held["stored"] is not None and any(image.has_scaling for image in facts):

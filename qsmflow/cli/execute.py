@@ -72,7 +72,7 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise Stop(
                 ExitCode.USAGE,
-                f"--use-plugin {settings.use_plugin}: must be YAML with 'plugin' and 'plugin_args' ({error!r})",
+                f"--use-plugin {settings.use_plugin}: must be YAML with the key 'plugin' ({error!r})",
             ) from error
     if settings.nprocs == 1:
         return "Linear", {}

@@ -2,17 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import tomli_w
 from rich.console import Console
 
-from qsmflow.bids.checks import Finding, format_findings
+from qsmflow.bids.checks import format_findings
 from qsmflow.bids.dataset import write_dataset
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.plan import Plan
-from qsmflow.reports.assemble import build_report
+from qsmflow.reports.assemble import build_report, collect_errors
 from qsmflow.reports.methods import write_citation
 from qsmflow.workflows.base import log_dir
 from qsmflow.workflows.settings import Settings
@@ -44,8 +43,9 @@ def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
     if plan.findings:
         say(format_findings(plan.findings), style="yellow")
     say(
-        f"{len(plan.jobs)} acquisition(s), {settings.inversion.upper()} inversion, {settings.nprocs} process(es) of "
-        f"{settings.omp_nthreads} thread(s), {settings.mem_gb:.1f} GB -> {settings.out_dir}"
+        f"{len(plan.jobs)} acquisition(s), {settings.inversion.upper()} inversion, "
+        f"{settings.nprocs} process(es) of {settings.omp_nthreads} thread(s), {settings.mem_gb:.1f} GB -> "
+        f"{settings.out_dir}"
     )
 
 
@@ -108,7 +108,7 @@ def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
 
 def write_methods(settings: Settings, description: str) -> None:
     """Write the methods text of the run to ``logs/CITATION.*``."""
-    write_citation(settings.out_dir / "logs", description)
+    write_citation(description, settings.out_dir / "logs")
 
 
 def close_output(
@@ -139,7 +139,9 @@ def close_output(
     RuntimeError
         What Nipype raised, if it left no crash file of a subject behind.
     """
-    crashes = {subject: _crashes(settings, subject, run_id) for subject in _subjects(plan)}
+    crashes = {
+        subject: collect_errors(log_dir(settings.out_dir, subject, run_id)) for subject in _subjects(plan)
+    }
     if failure is not None and not any(crashes.values()):
         raise failure
     for subject, found in crashes.items():
@@ -183,25 +185,8 @@ def _subjects(plan: Plan) -> list[str]:
     return sorted({acquisition.subject for acquisition in acquisitions})
 
 
-def _crashes(settings: Settings, subject: str, run_id: str) -> list[dict]:
-    """Crash files of a subject as the report takes them."""
-    files = sorted(log_dir(settings.out_dir, subject, run_id).glob("crash*"))
-    return [_describe_crash(path) for path in files]
-
-
-def _describe_crash(path: Path) -> dict:
-    text = path.read_text(errors="replace")
-    node = next(
-        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Node:")), path.stem
-    )
-    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")
-    return {"title": f"{node}: {last}", "text": text, "file": str(path)}
-
-
 def _refusals(plan: Plan, subject: str) -> list[dict]:
-    findings: list[Finding] = [
+    findings = [
         finding for finding in plan.findings if finding.severity == "error" and finding.subject == subject
     ]
-    return [
-        {"title": str(finding), "text": asdict(finding)["fix"], "file": finding.file} for finding in findings
-    ]
+    return [{"node": "input", "traceback": str(finding), "file": finding.file} for finding in findings]

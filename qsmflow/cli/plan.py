@@ -128,6 +128,6 @@ def _check_memory(jobs: Sequence[AcquisitionJob], settings: Settings) -> None:
         if needed > settings.mem_gb:
             raise Stop(
                 ExitCode.USAGE,
-                f"--mem {settings.mem_gb:.2f}G cannot hold {job.acquisition.name}: stage '{stage}' needs about "
-                f"{needed:.2f} GB. Give more memory, or try --low-mem if it is the fit.",
+                f"--mem {settings.mem_gb:.2f}G cannot hold {job.acquisition.name}: stage '{stage}' needs "
+                f"about {needed:.2f} GB. Give more memory, or try --low-mem if it is the fit.",
             )

@@ -249,11 +249,11 @@ class _EchoTrain:
         )
 
     def predict(self, parameters: Tensor) -> Tensor:
-        """Signal (echo, voxel) that the parameters stand for."""
+        """Signal (part, echo, voxel) that the parameters stand for."""
         level, growth, turn = parameters[:3]
-        return torch.polar(
-            (level + growth * self.tau).exp(), turn * self.tau + self.polarity.T @ parameters[3:]
-        )
+        size = (level + growth * self.tau).exp()
+        phase = turn * self.tau + self.polarity.T @ parameters[3:]
+        return torch.stack([size * phase.cos(), size * phase.sin()])
 
     def bounded(self, parameters: Tensor) -> Tensor:
         """Parameters with the decay kept to what echoes can show."""
@@ -263,24 +263,26 @@ class _EchoTrain:
 
     def newton_step(self, echoes: Tensor, prediction: Tensor) -> Tensor:
         """Gauss–Newton step of the complex least-squares problem."""
-        weights = prediction.real.square() + prediction.imag.square()
-        product = prediction.conj() * echoes
-        growth, level, _ = _weighted_line(product.real - weights, weights, self.tau, self.together)
-        turn, phases, _ = _weighted_line(product.imag, weights, self.tau, self.polarity)
+        (real, imaginary), (model_real, model_imaginary) = echoes, prediction
+        weights = model_real.square() + model_imaginary.square()
+        in_phase = model_real * real + model_imaginary * imaginary
+        quadrature = model_real * imaginary - model_imaginary * real
+        growth, level, _ = _weighted_line(in_phase - weights, weights, self.tau, self.together)
+        turn, phases, _ = _weighted_line(quadrature, weights, self.tau, self.polarity)
         return torch.cat([level, growth[None], turn[None], phases])
 
     def start(self, echoes: Tensor) -> Tensor:
-        """Parameters from a search over the period and a line through the logarithm of what remains."""
-        size = echoes.abs()
-        weights = size.square()
-        turn = self._search(size * echoes, weights)
-        rotated = size * echoes * torch.polar(torch.ones_like(size), -turn * self.tau)
-        phases = (self.polarity.to(rotated) @ rotated).angle()
-        rotated = rotated * torch.polar(torch.ones_like(size), -self.polarity.T @ phases)
-        rest, shift, _ = _weighted_line(weights * rotated.angle(), weights, self.tau, self.polarity)
-        logarithm = size.clamp_min(torch.finfo(size.dtype).tiny).log()
+        """Parameters from a search over the period and lines through the logarithm of what remains."""
+        real, imaginary = echoes
+        weights = real.square() + imaginary.square()
+        turn = self._search(echoes * weights.sqrt(), weights)
+        phase = torch.atan2(imaginary, real) - turn * self.tau
+        phases = torch.atan2(self.polarity @ (weights * phase.sin()), self.polarity @ (weights * phase.cos()))
+        rest = _wrapped(phase - self.polarity.T @ phases, 2 * math.pi)
+        turn_rest, phases_rest, _ = _weighted_line(weights * rest, weights, self.tau, self.polarity)
+        logarithm = weights.clamp_min(torch.finfo(weights.dtype).tiny).log() / 2
         growth, level, _ = _weighted_line(weights * logarithm, weights, self.tau, self.together)
-        return self.bounded(torch.cat([level, growth[None], (turn + rest)[None], phases + shift]))
+        return self.bounded(torch.cat([level, growth[None], (turn + turn_rest)[None], phases + phases_rest]))
 
     def _search(self, weighted: Tensor, weights: Tensor) -> Tensor:
         """Slope of the phase, among samples of the period, next to the best fit of the weighted phases.
@@ -288,20 +290,23 @@ class _EchoTrain:
         With magnitudes as measured the squared error falls with Σ_polarity |Σ_k |S_k| S_k exp(−iωτ_k)|.
         What a Newton step would gain is added, so that no alias wins because it lies closer to a sample.
         """
-        range_ = 2 * math.pi * self.period * self.span
-        n_samples = math.ceil(SEARCH_DENSITY * self.period * self.span)
-        samples = (torch.arange(n_samples).to(self.tau) + 0.5) / n_samples * range_ - range_ / 2
+        tiny = torch.finfo(weights.dtype).tiny
         *_, curvature = _weighted_line(weights, weights, self.tau, self.polarity)
-        curvature = curvature.clamp_min(torch.finfo(weights.dtype).tiny)
-        best = torch.full_like(weights[0], -math.inf)
-        turn = torch.zeros_like(best)
-        for sample in samples:
-            carrier = torch.polar(self.polarity, (-sample * self.tau.T).expand_as(self.polarity))
-            sums = carrier @ weighted
-            moments = (carrier * self.tau.T) @ weighted
-            size = sums.abs()
-            slope = ((sums.conj() * moments).imag / size.clamp_min(torch.finfo(size.dtype).tiny)).sum(0)
-            score = size.sum(0) + slope.square() / (2 * curvature)
+        gain = 0.5 / curvature.clamp_min(tiny)
+        best = torch.full_like(gain, -math.inf)
+        turn = torch.zeros_like(gain)
+        n_samples = math.ceil(SEARCH_DENSITY * self.period * self.span)
+        for n in range(n_samples):
+            sample = 2 * math.pi * self.period * self.span * ((n + 0.5) / n_samples - 0.5)
+            cosine = self.polarity * (sample * self.tau.T).cos()
+            sine = self.polarity * (sample * self.tau.T).sin()
+            carrier = torch.cat([torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1)])
+            carrier = torch.cat([carrier, carrier * self.tau.T.repeat(1, 2)])
+            sums = (carrier @ weighted.flatten(0, 1)).unflatten(0, (4, -1))
+            real, imaginary, real_moment, imaginary_moment = sums
+            size = (real.square() + imaginary.square()).sqrt()
+            slope = ((real * imaginary_moment - imaginary * real_moment) / size.clamp_min(tiny)).sum(0)
+            score = size.sum(0) + gain * slope.square()
             turn = torch.where(score > best, sample, turn)
             best = torch.maximum(score, best)
         return turn
@@ -314,6 +319,11 @@ class _ChunkFit:
     maps: dict[str, Tensor]
     n_iterations: int
     n_settled: int
+
+
+def _wrapped(values: Tensor, period: float) -> Tensor:
+    """Values moved by whole periods to within half a period of zero."""
+    return values - period * (values / period).round()
 
 
 def _weighted_line(
@@ -335,7 +345,7 @@ def _weighted_line(
 def _refine(
     echoes: Tensor, start: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float
 ) -> tuple[Tensor, int, int]:
-    """Damped Gauss–Newton from the start; returns parameters, steps and how many voxels settled.
+    """Damped Gauss–Newton on echoes (part, echo, voxel); returns parameters, steps, voxels settled.
 
     A step that does not lower the squared error is taken back and tried at a quarter of its length. Voxels
     that settled are dropped from the work.
@@ -347,7 +357,7 @@ def _refine(
     n_steps = 0
     while len(active) and n_steps < max_steps:
         prediction = train.predict(trial)
-        error = torch.view_as_real(echoes - prediction).square().sum((0, 2))
+        error = (echoes - prediction).square().sum((0, 1))
         better = error <= best  # False for an overflow, too
         best = torch.where(better, error, best)
         kept = torch.where(better, trial, kept)
@@ -356,26 +366,28 @@ def _refine(
         step = trial - kept
         found[:, active] = trial
         moving = (step.abs().amax(0) > tolerance).nonzero().squeeze(1)
-        echoes, kept, trial, step = (t[:, moving] for t in (echoes, kept, trial, step))
+        echoes, kept, trial, step = (t[..., moving] for t in (echoes, kept, trial, step))
         active, best = active[moving], best[moving]
         n_steps += 1
     return found, n_steps, start.shape[1] - len(active)
 
 
-def _fit_chunk(echoes: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float) -> _ChunkFit:
-    """Fit voxels (echo, voxel), all with signal, and turn parameters into physical maps."""
-    scale = echoes.abs().amax(0)  # a unit scale keeps single precision from over- and underflow
-    echoes = echoes / scale
+def _fit_chunk(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float) -> _ChunkFit:
+    """Fit voxels (echo, voxel), none without signal, and turn parameters into physical maps."""
+    # Planes of real numbers are several times faster than complex ones; a unit scale keeps single
+    # precision from over- and underflow.
+    echoes = torch.stack([signal.real, signal.imag])
+    scale = echoes.abs().amax((0, 1))
+    echoes /= scale
     parameters, n_steps, n_settled = _refine(
         echoes, train.start(echoes), train=train, max_steps=max_steps, tolerance=tolerance
     )
     prediction = train.predict(parameters)
-    weights = prediction.abs().square()
+    weights = prediction.square().sum(0)
     *_, information = _weighted_line(weights, weights, train.tau, train.polarity)
     level, growth, turn = parameters[:3]
     r2star = -growth / train.span
-    unwrapped = turn / (2 * math.pi * train.span)
-    frequency = unwrapped - train.period * (unwrapped / train.period).round()
+    frequency = _wrapped(turn / (2 * math.pi * train.span), train.period)
     # An alias keeps the phase of each polarity at its first echo (echo g of group g), not at TE = 0.
     n_groups = len(train.polarity)
     first_times = torch.as_tensor(train.times[:n_groups, None]).to(level)
@@ -387,22 +399,21 @@ def _fit_chunk(echoes: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: 
         "magnitude": scale * (level + r2star * float(train.times[0])).exp(),
         "r2star": r2star,
         "noise_gain": 1 / (2 * math.pi * train.span * scale * information.sqrt()),
-        "squared_error": scale.square() * (echoes - prediction).abs().square().sum(0),
-        "energy": scale.square() * echoes.abs().square().sum(0),
+        "squared_error": scale.square() * (echoes - prediction).square().sum((0, 1)),
+        "energy": scale.square() * echoes.square().sum((0, 1)),
     }
     if n_groups == 2:
         # Adding π to the bipolar phase and to the offset changes neither polarity.
         bipolar_phase = (offsets[0] - offsets[1]) / 2
-        half_turns = math.pi * (bipolar_phase / math.pi).round()
-        maps["bipolar_phase"] = bipolar_phase - half_turns
-        phase_offset = phase_offset - half_turns
-    maps["phase_offset"] = torch.remainder(phase_offset + math.pi, 2 * math.pi) - math.pi
+        maps["bipolar_phase"] = _wrapped(bipolar_phase, math.pi)
+        phase_offset = phase_offset - (bipolar_phase - maps["bipolar_phase"])
+    maps["phase_offset"] = _wrapped(phase_offset, 2 * math.pi)
     return _ChunkFit(maps, n_steps, n_settled)
 
 
-def _fit_single_echo(echoes: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float) -> _ChunkFit:
+def _fit_single_echo(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float) -> _ChunkFit:
     """Frequency of one echo, whose phase is all precession; nothing is left to iterate or to judge."""
-    echo = echoes[0]
+    echo = signal[0]
     size = echo.abs()
     per_radian = train.period / (2 * math.pi)
     maps = {

@@ -132,21 +132,19 @@ class _Pairs:
         steps = self.phase + CYCLE * cycles
         return steps[self.first] - steps[self.second]
 
-    def ends(self, chosen: np.ndarray) -> np.ndarray:
-        """Voxels of the chosen pairs."""
-        voxels = np.zeros(self.phase.size, dtype=bool)
-        voxels[self.first[chosen]] = True
-        voxels[self.second[chosen]] = True
-        return voxels
+    def slopes(self, chosen, cycles):
+        """Rise of a pair's cost by a cycle below and above its difference."""
+        steps = self.phase + CYCLE * cycles
+        difference = steps[self.first[chosen]] - steps[self.second[chosen]]
+        weight = self.weight[chosen]
+        here = np.abs(difference)
+        return weight * (here - np.abs(difference - CYCLE)), weight * (np.abs(difference + CYCLE) - here)
 
-    def fill(self, seeds: np.ndarray, region: np.ndarray) -> np.ndarray:
-        """Connected components of a region that hold a seed."""
-        both = region[self.first] & region[self.second]
-        links = coo_array((np.ones(both.sum(), dtype=bool), (self.first[both], self.second[both])), shape=2 * (region.size,))
-        _, labels = connected_components(links, directed=False)
-        chosen = np.zeros(region.size, dtype=bool)
-        chosen[labels[seeds]] = True
-        return chosen[labels] & region
+    def divergence(self, flow: np.ndarray) -> np.ndarray:
+        """Flow out of each voxel less the flow into it."""
+        n_voxels = self.phase.size
+        net = np.bincount(self.first, flow, n_voxels) - np.bincount(self.second, flow, n_voxels)
+        return net.astype(np.int64)
 
     def dilate(self, voxels: np.ndarray, reach: int) -> np.ndarray:
         """Add the voxels up to `reach` pairs away."""
@@ -224,42 +222,32 @@ def _spanning_tree_cycles(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
 
 def _descend(pairs: _Pairs, cycles: np.ndarray, *, max_steps: int) -> tuple[np.ndarray, int, bool]:
     """Move sets of voxels up or down by a cycle until none lowers the energy.
-
-    One direction would do, moving a set down being moving all others up; with both, a small set in
-    the wrong cycle is met by a small cut. Returns cycles, cuts taken, whether the optimum is proved.
     """
-    jumping = pairs.ends(np.abs(pairs.differences(cycles)) > CYCLE // 2)
-    region = pairs.dilate(jumping, REACH)
-    unsettled = jumping
+    cycles = cycles.copy()
+    lower, upper = pairs.slopes(slice(None), cycles)
+    flow = np.clip(0, lower, upper)
+    reach = REACH
     direction = 1
     for step in range(max_steps):
+        excess = pairs.divergence(flow)
+        unsettled = excess != 0
         if not unsettled.any():
             return cycles, step, True
-        moved, leaked = _best_move(pairs, cycles, pairs.fill(unsettled, region), direction)
-        cycles = cycles + direction * moved
-        jumping = pairs.ends(np.abs(pairs.differences(cycles)) > CYCLE // 2)
-        region |= pairs.dilate(jumping & ~region, REACH) | pairs.dilate(leaked, GROW*(step+1))
-        unsettled = moved | leaked
+        region = pairs.dilate(unsettled, reach)
+        _best_move(pairs, cycles, flow, excess, region, direction)
         direction = -direction
+        reach *= GROW
     return cycles, max_steps, False
 
 
-def _best_move(
-    pairs: _Pairs, cycles: np.ndarray, region: np.ndarray, direction: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the set in a region whose move by one cycle lowers the energy most, the rest standing still.
-
-    A pair costs `rise_first` if only its first voxel moves, `rise_second` if only its second does; one
-    of the two is negative only where the pair is more than half a cycle apart. Returns the set that
-    moves (the source side of the minimum cut) and the voxels beside the region that took flow.
-    """
+def _best_move(pairs, cycles, flow, excess, region: np.ndarray, direction: int):
+    """xxx"""
     near = np.flatnonzero(region[pairs.first] | region[pairs.second])
-    first, second, weight = pairs.first[near], pairs.second[near], pairs.weight[near]
-    steps = pairs.phase + CYCLE * cycles
-    difference = direction * (steps[first] - steps[second])
-    rise_first = weight * (np.abs(difference + CYCLE) - np.abs(difference))
-    rise_second = weight * (np.abs(difference - CYCLE) - np.abs(difference))
-    gain_first, gain_second = np.minimum(rise_first, 0), np.minimum(rise_second, 0)
+    first, second = pairs.first[near], pairs.second[near]
+    lower, upper = pairs.slopes(near, cycles)
+    forward, backward = upper - flow[near], flow[near] - lower
+    if direction < 0:
+        forward, backward = backward, forward
 
     voxels = np.flatnonzero(region)
     source, sink = voxels.size, voxels.size + 1
@@ -267,29 +255,25 @@ def _best_move(
     node[voxels] = np.arange(voxels.size, dtype=np.int32)
     tails = np.concatenate([node[first], node[second]])
     heads = np.concatenate([node[second], node[first]])
-    capacity = np.concatenate([rise_first - gain_first + gain_second, rise_second - gain_second + gain_first])
-    beyond = np.concatenate([second, first])
-    useful = (tails != sink) & (capacity > 0)
-    flow = SimpleMaxFlow()
-    arcs = flow.add_arcs_with_capacity(tails[useful], heads[useful], capacity[useful])
-    rim = heads[useful] == sink
-
-    gain = gain_first - gain_second
-    change = np.bincount(tails, np.concatenate([gain, -gain]), minlength=sink + 1)[: voxels.size]
-    change = change.astype(np.int64)
-    up, down = np.flatnonzero(change < 0).astype(np.int32), np.flatnonzero(change > 0).astype(np.int32)
-    flow.add_arcs_with_capacity(np.full_like(up, source), up, -change[up])
-    flow.add_arcs_with_capacity(down, np.full_like(down, sink), change[down])
-    status = flow.solve(source, sink)
-    if status != flow.OPTIMAL:
+    capacity = np.concatenate([forward, backward])
+    capacity[tails == sink] = 0
+    useful = np.flatnonzero(capacity)
+    solver = SimpleMaxFlow()
+    arcs = solver.add_arcs_with_capacity(tails[useful], heads[useful], capacity[useful])
+    change = -direction * excess[voxels]
+    up, down = np.flatnonzero(change > 0).astype(np.int32), np.flatnonzero(change < 0).astype(np.int32)
+    solver.add_arcs_with_capacity(np.full_like(up, source), up, change[up])
+    solver.add_arcs_with_capacity(down, np.full_like(down, sink), -change[down])
+    status = solver.solve(source, sink)
+    if status != solver.OPTIMAL:
         raise RuntimeError(f"max-flow ended with {status}")
-
-    cut = np.asarray(flow.get_source_side_min_cut(), dtype=np.int64)
-    moved = np.zeros_like(region)
-    moved[voxels[cut[cut < voxels.size]]] = True
-    leaked = np.zeros_like(region)
-    leaked[beyond[useful][rim][flow.flows(arcs[rim]) > 0]] = True
-    return moved, leaked
+    pushed = np.zeros_like(capacity)
+    pushed[useful] = solver.flows(arcs)
+    flow[near] += direction * (pushed[: near.size] - pushed[near.size :])
+    cut = np.asarray(solver.get_source_side_min_cut(), dtype=np.int64)
+    moved = cut[cut < voxels.size]
+    cycles[voxels[moved]] += direction
+    return len(moved), pushed[heads==sink].sum(), change[change>0].sum()
 
 
 def _settle_cycles(

@@ -18,7 +18,7 @@ from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 class _ScaleEchoesInputSpec(StageInputSpec):
     magnitude = InputMultiObject(File(exists=True), mandatory=True, desc="magnitude images by echo time")
     phase = InputMultiObject(File(exists=True), mandatory=True, desc="phase images by echo time")
-    phase_range = traits.Dict(mandatory=True, desc="PhaseRange of the phase images")
+    phase_range = traits.Instance(PhaseRange, mandatory=True, desc="what the stored phase means")
 
 
 class _ScaleEchoesOutputSpec(StageOutputSpec):
@@ -35,7 +35,7 @@ class ScaleEchoes(Stage):
 
     def _run_stage(self, folder: Path) -> dict:
         like = self.inputs.magnitude[0]
-        phase_range = PhaseRange(**self.inputs.phase_range)
+        phase_range = self.inputs.phase_range
         magnitude = np.stack([load(path).squeeze().numpy() for path in self.inputs.magnitude])
         phase = np.stack([scale_phase(path, phase_range) for path in self.inputs.phase])
         record = StageRecord(

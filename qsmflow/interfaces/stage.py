@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
+from qsmflow.version import __version__
+
 
 class StageInputSpec(BaseInterfaceInputSpec):
     """How a stage computes; none of it changes what is computed, so none of it is hashed."""
@@ -33,4 +35,5 @@ class Stage(SimpleInterface):
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)
         self._results.update(self._run_stage(Path(runtime.cwd)))
+        self._results["out_record"]["version"] = __version__
         return runtime

@@ -23,11 +23,12 @@ CELL_PIXELS = (184, 140, 104, 80)  # tried in this order until the picture is sm
 LARGEST_RASTER = 270_000  # bytes of PNG in a picture; base64 makes a third more of them
 SIDE = 112.0  # room for the colour bar
 GAP = 10.0
-HEADER = 42.0
+HEADER = 42.0  # above each row: the position of the slices above and a name
+LINE = 18.0  # of a warning
 
 BACKGROUND, FIRST, LAST, OUTLINE = 0, 1, 254, 255  # palette entries
 BACKGROUND_COLOUR = (11, 13, 16)
-OUTLINE_COLOUR = (255, 176, 0)
+OUTLINE_COLOUR = (255, 96, 0)
 
 # Scanner axes: 0 left-right, 1 posterior-anterior, 2 inferior-superior.
 IN_PLANE = MappingProxyType({2: (0, 1), 1: (0, 2), 0: (1, 2)})
@@ -351,8 +352,8 @@ def _draw(rows, rasters, encoded, box, windows, spec, unit, warnings) -> str:
         if len(windows) > 1 or top == HEADER:  # the planes of a single volume share one bar
             parts.append(_colour_bar(windows[index], unit, spec.colour_map, top, height))
         top += height + HEADER
-    parts += [_text(GAP, top + 18 * n, f"⚠ {text}", fill="#ffb000") for n, text in enumerate(warnings)]
-    total = top - HEADER + GAP + (HEADER + 18 * len(warnings) if warnings else 0)
+    parts += [_text(GAP, top + LINE * n, f"⚠ {text}", fill="#ffc46b") for n, text in enumerate(warnings)]
+    total = top - HEADER / 2 + (HEADER / 2 + LINE * len(warnings) if warnings else 0)
     summary = _describe(rows, windows, spec, unit, warnings)
     width = GAP + COLUMNS * CELL_WIDTH + SIDE
     # nireports edits the line that opens the drawing: keep the drawing's own contents off it.
@@ -380,14 +381,14 @@ def _describe(rows, windows, spec, unit, warnings) -> str:
 def _slice_letters(cut: _Cut, left: float, top: float, height: float) -> Markup:
     """Position of a slice and the letters of its left and right edge."""
     start, end = AXIS_ENDS[IN_PLANE[cut.axis][0]]
+    place = f"{'xyz'[cut.axis]} = {round(cut.position)} mm".replace("-", "−")
     return Markup("").join(
         [
-            _text(left + CELL_WIDTH / 2, top + height + 13, f"{'xyz'[cut.axis]} = {cut.position:.0f} mm".replace("-", "−"),
-                  anchor="middle", size=11, fill="#9aa0a6"),
+            _text(left + CELL_WIDTH / 2, top + height + 13, place, anchor="middle", size=11, fill="#9aa0a6"),
             _text(left + 6, top + 12, start, size=12),
             _text(left + CELL_WIDTH - 6, top + 12, end, anchor="end", size=12),
         ]
-    )  # fmt: skip
+    )
 
 
 def _colour_bar(window, unit: str, colour_map: str, top: float, height: float) -> Markup:

@@ -1,9 +1,12 @@
 """Small pieces of HTML, escaped by construction."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup
+
+_WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def format_value(value) -> str:
@@ -42,14 +45,15 @@ def format_value(value) -> str:
 
 
 def humanise(name: str) -> str:
-    """Turn an identifier into words.
+    """Turn an identifier into words; abbreviations stay in capitals.
 
     Examples
     --------
-    >>> humanise("echo_times")
-    'echo times'
+    >>> humanise("echo_times"), humanise("MagneticFieldStrength"), humanise("CSFMask")
+    ('echo times', 'magnetic field strength', 'CSF mask')
     """
-    return str(name).replace("_", " ")
+    words = _WORD_BORDER.sub(" ", str(name)).replace("_", " ").split()
+    return " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in words)
 
 
 def table(header: Sequence, rows: Iterable[Sequence], *, caption: str) -> Markup:
@@ -84,10 +88,8 @@ def table(header: Sequence, rows: Iterable[Sequence], *, caption: str) -> Markup
 
 
 def _row(cells: Sequence, header: Sequence) -> Markup:
-    """One table row; every cell knows its column's name, which narrow screens show beside it."""
+    """One table row; where there are several values, narrow screens show their names beside them."""
     first, *others = cells
-    rest = Markup("").join(
-        Markup('<td data-label="{}">{}</td>').format(name, cell)
-        for name, cell in zip(header[1:], others, strict=True)
-    )
+    cell = Markup('<td data-label="{}">{}</td>' if len(others) > 1 else "<td>{1}</td>")
+    rest = Markup("").join(cell.format(name, value) for name, value in zip(header[1:], others, strict=True))
     return Markup('<tr><th scope="row">{}</th>{}</tr>').format(first, rest)

@@ -84,8 +84,8 @@ def write_dataset(
     _write_dataset_files(out, protocol, subject=subject, seed=seed)
     sequence = _sequence_metadata(protocol)
     magnitude, phase = scan.signal.abs().numpy(), scan.signal.angle().numpy()
-    # Full range of twelve bits, as scanners store magnitudes.
-    magnitude = np.rint(magnitude * (4095 / magnitude.max())).astype(np.int16)
+    # A few steps to the noise's standard deviation are enough, and keep the files small.
+    magnitude = np.rint(magnitude * (4 / scan.noise)).astype(np.int16)
     for number, echo_time in enumerate(protocol.echo_times, start=1):
         stem = out / f"sub-{subject}" / "anat" / f"sub-{subject}_echo-{number}"
         echo = {**sequence, "EchoNumber": number, "EchoTime": echo_time}
@@ -94,7 +94,7 @@ def write_dataset(
         _write_image(
             f"{stem}_part-phase_MEGRE", scaling.encode(phase[number - 1]), protocol.affine, phase_metadata
         )
-    _write_truth(out / "derivatives" / "truth", scan, magnitude[0], protocol, subject=subject)
+    _write_truth(out / "derivatives" / "truth", scan, protocol, subject=subject)
     return scan
 
 
@@ -144,10 +144,8 @@ def _write_dataset_files(out: Path, protocol: MgreProtocol, *, subject: str, see
     _write_text(truth / "README.md", "The maps from which the scan two folders up was simulated.\n")
 
 
-def _write_truth(
-    truth: Path, scan: MgreScan, magnitude: np.ndarray, protocol: MgreProtocol, *, subject: str
-) -> None:
-    """Maps inside the brain mask, zero elsewhere; the total field everywhere in the head."""
+def _write_truth(truth: Path, scan: MgreScan, protocol: MgreProtocol, *, subject: str) -> None:
+    """Maps inside the brain mask, zero elsewhere."""
     mask = scan.mask
     folder = truth / f"sub-{subject}"
     echoes = range(1, len(protocol.echo_times) + 1)
@@ -156,31 +154,33 @@ def _write_truth(
         for n in echoes
         for part in ("mag", "phase")
     ]
-    common = {"Sources": sources, "MagneticFieldStrength": protocol.field_strength}
+    common = {
+        "Sources": sources,
+        "MagneticFieldStrength": protocol.field_strength,
+        "SkullStripped": True,
+    }
 
     def inside(image: torch.Tensor) -> np.ndarray:
         return torch.where(mask, image, torch.zeros_like(image)).numpy()
 
     def write(name: str, image: np.ndarray, metadata: dict) -> None:
-        _write_image(str(folder / name.format(subject=subject)), image, protocol.affine, {**common, **metadata})
+        _write_image(
+            str(folder / name.format(subject=subject)), image, protocol.affine, {**common, **metadata}
+        )
 
-    stripped = {"SkullStripped": True}
     write("anat/sub-{subject}_desc-brain_mask", mask.numpy().astype(np.uint8), {"Type": "Brain"})
     write(
         "anat/sub-{subject}_Chimap",
         _packed(inside(scan.susceptibility)),
-        {**stripped, "Units": "ppm", "SusceptibilityReference": "water"},
+        {"Units": "ppm", "SusceptibilityReference": "water"},
     )
-    write("anat/sub-{subject}_R2starmap", _packed(inside(scan.r2star)), {**stripped, "Units": "1/s"})
-    t2star = 1 / scan.r2star.clamp(min=0.1)
-    write("anat/sub-{subject}_T2starmap", _packed(inside(t2star)), {**stripped, "Units": "s"})
-    tissue = (scan.magnitude > 0.02 * scan.magnitude.max()).numpy()
-    for kind, field in {
-        "total": scan.total_field.numpy() * tissue,
-        "local": inside(scan.local_field),
-    }.items():
+    write("anat/sub-{subject}_R2starmap", _packed(inside(scan.r2star)), {"Units": "1/s"})
+    write("anat/sub-{subject}_T2starmap", _packed(inside(1 / scan.r2star.clamp(min=0.1))), {"Units": "s"})
+    # A fieldmap is valid only beside a magnitude: the one without decay.
+    magnitude = np.rint(inside(scan.magnitude) * (4 / scan.noise)).astype(np.int16)
+    for kind, field in {"total": scan.total_field, "local": scan.local_field}.items():
         name = f"fmap/sub-{{subject}}_desc-{kind}_"
-        write(name + "fieldmap", _packed(field), {"Units": "Hz"})
+        write(name + "fieldmap", _packed(inside(field)), {"Units": "Hz"})
         write(name + "magnitude", magnitude, {})
 
 

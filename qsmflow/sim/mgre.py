@@ -9,7 +9,15 @@ from torch.nn import functional
 
 from qsmflow.core.dipole import b0_direction, dipole_field
 from qsmflow.core.units import hertz_per_ppm
-from qsmflow.sim.grids import block_mean, box_indices, enlarged, oblique_affine, refined, voxel_centers, voxel_edges
+from qsmflow.sim.grids import (
+    block_mean,
+    box_indices,
+    enlarged,
+    oblique_affine,
+    refined,
+    voxel_centers,
+    voxel_edges,
+)
 from qsmflow.sim.head import HEAD_BOX, Head, build_head
 from qsmflow.sim.tissues import TISSUES
 
@@ -57,8 +65,8 @@ class MgreProtocol:
 
 #: The acquisition of ``bids_examples/simple_head``: 2 mm voxels, a slab oblique about two axes.
 SIMPLE_HEAD = MgreProtocol(
-    shape=(80, 96, 76),
-    affine=oblique_affine((80, 96, 76), voxel_size=(2, 2, 2), rotation=(-15, 12, 0), center=(0, -18, 4)),
+    shape=(80, 92, 74),
+    affine=oblique_affine((80, 92, 74), voxel_size=(2, 2, 2), rotation=(-15, 12, 0), center=(0, -18, 4)),
     echo_times=(0.004, 0.009, 0.014, 0.019, 0.024),
 )
 
@@ -144,7 +152,9 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
         b0_direction=b0_direction(protocol.affine),
         padding=inner.shape,
     )
-    magnitude = steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol) * receive_bias(centers)
+    magnitude = steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol) * receive_bias(
+        centers
+    )
     offset = coil_phase(centers)
     steps = torch.gradient(frequency)
     signal = []
@@ -225,13 +235,18 @@ def _head_field(head: Head, near: _NearGrid, *, seed: int) -> Tensor:
     coarse_shape, coarse_affine = refined(
         *enlarged(near.shape, near.affine, before=before, after=after), factor=0.5
     )
-    far = build_head(shape=coarse_shape, affine=coarse_affine, seed=seed, device=field.device).susceptibility - air
+    far = (
+        build_head(shape=coarse_shape, affine=coarse_affine, seed=seed, device=field.device).susceptibility
+        - air
+    )
     block = tuple(slice(b // 2, (b + size) // 2) for b, size in zip(before, near.shape, strict=True))
     far[block] = 0
     far = dipole_field(
         far, voxel_size=voxel_edges(coarse_affine), b0_direction=direction, padding=coarse_shape
     )
-    return field + functional.interpolate(far[block][None, None], size=near.fine_shape, mode="trilinear")[0, 0]
+    return (
+        field + functional.interpolate(far[block][None, None], size=near.fine_shape, mode="trilinear")[0, 0]
+    )
 
 
 def shim_field(field: Tensor, *, centers: Tensor, mask: Tensor) -> Tensor:

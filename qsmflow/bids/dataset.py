@@ -1,0 +1,184 @@
+"""The output folder as a BIDS derivative data set."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qsmflow.bids.files import write_json, write_text
+from qsmflow.bids.provenance import RAW_DATASET
+from qsmflow.version import __version__
+
+PIPELINE = "qsmflow"
+BIDS_VERSION = "1.10.0"
+
+#: What the validator must not look at, written as it understands it (``figures/`` would not do).
+IGNORED = ("figures", "log", "logs", "*.html", "group_*.tsv")
+
+README = """\
+# Quantitative susceptibility maps
+
+Made by qsmflow {version} from the data set "{source}". Read the report of a subject, `sub-XX.html`, first.
+
+| File | Content |
+|---|---|
+| `anat/*_Chimap.nii.gz` | magnetic susceptibility, ppm |
+| `anat/*_R2starmap.nii.gz`, `*_T2starmap.nii.gz` | transverse relaxation, 1/s and s |
+| `anat/*_S0map.nii.gz` | signal at echo time zero, arbitrary |
+| `anat/*_desc-brain_mask.nii.gz` | where the maps hold |
+| `fmap/*_desc-total_fieldmap.nii.gz` | field of all sources, Hz |
+| `fmap/*_desc-local_fieldmap.nii.gz` | field of the sources in the mask, Hz |
+| `logs/CITATION.md` | methods text and references |
+
+The JSON file beside each image names the images it was made from, the algorithms and their parameters.
+"""
+
+
+def check_output_dir(output_dir: Path | str, *, bids_dir: Path | str) -> None:
+    """Make sure that the output folder can be written to and is not part of the input.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : path
+        Neither is changed.
+
+    Raises
+    ------
+    ValueError
+        If the output would mix with the raw data, or the folder holds some other data set.
+    NotADirectoryError
+        If the path, or one above it, is a file.
+    PermissionError
+        If nothing can be written there.
+
+    Examples
+    --------
+    >>> check_output_dir("/data/study/sub-01", bids_dir="/data/study")
+    Traceback (most recent call last):
+        ...
+    ValueError: /data/study/sub-01 lies inside the input data set; use /data/study/derivatives/qsmflow instead
+    """
+    output_dir, bids_dir = Path(output_dir).resolve(), Path(bids_dir).resolve()
+    own_place = bids_dir / "derivatives"
+    if output_dir.is_relative_to(bids_dir) and (
+        output_dir == own_place or not output_dir.is_relative_to(own_place)
+    ):
+        raise ValueError(
+            f"{output_dir} lies inside the input data set; use {own_place / PIPELINE} instead"
+            if output_dir != bids_dir
+            else f"the output folder is the input data set {bids_dir}; use {own_place / PIPELINE} instead"
+        )
+    existing = next(path for path in (output_dir, *output_dir.parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing} is a file; choose another output folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing} cannot be written to; choose another output folder")
+    _refuse_foreign(output_dir / "dataset_description.json")
+
+
+def write_dataset(
+    output_dir: Path | str,
+    *,
+    bids_dir: Path | str,
+    derivatives: Mapping[str, Path | str] | None = None,
+) -> None:
+    """Write ``dataset_description.json``, ``README`` and ``.bidsignore`` of the output folder.
+
+    Files that a user added to stay: a README is never overwritten, a .bidsignore only grows.
+
+    Parameters
+    ----------
+    output_dir : path
+        Made if it is not there.
+    bids_dir : path
+        Input data set.
+    derivatives : mapping of str to path, optional
+        Further data sets that were used, by name.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds some other data set.
+    OSError
+        If it cannot be written to.
+    """
+    output_dir, bids_dir = Path(output_dir).resolve(), Path(bids_dir).resolve()
+    _refuse_foreign(output_dir / "dataset_description.json")
+    raw = _read_description(bids_dir / "dataset_description.json")
+    description = dataset_description(raw, output_dir=output_dir, bids_dir=bids_dir, derivatives=derivatives)
+    write_json(output_dir / "dataset_description.json", description)
+    readme = output_dir / "README"
+    if not readme.exists():
+        write_text(readme, README.format(version=__version__, source=raw.get("Name") or bids_dir.name))
+    ignore = output_dir / ".bidsignore"
+    lines = ignore.read_text("utf-8").splitlines() if ignore.exists() else []
+    wanted = [*lines, *(line for line in IGNORED if line not in lines)]
+    if wanted != lines:
+        write_text(ignore, "\n".join(wanted) + "\n")
+
+
+def dataset_description(
+    raw: Mapping[str, Any],
+    *,
+    output_dir: Path,
+    bids_dir: Path,
+    derivatives: Mapping[str, Path | str] | None = None,
+) -> dict[str, Any]:
+    """Content of ``dataset_description.json``.
+
+    Parameters
+    ----------
+    raw : mapping
+        Description of the input data set.
+    output_dir, bids_dir : Path
+        Absolute; the link to the input is relative where the output lies inside it.
+    derivatives : mapping of str to path, optional
+        Further data sets that were used, by name.
+
+    Returns
+    -------
+    dict
+        Ready for JSON.
+
+    Examples
+    --------
+    >>> made = dataset_description(
+    ...     {"Name": "Study"}, output_dir=Path("/out"), bids_dir=Path("/data")
+    ... )
+    >>> made["DatasetLinks"], made["DatasetType"]
+    ({'raw': 'file:///data'}, 'derivative')
+    """
+    inside = output_dir.is_relative_to(bids_dir)
+    link = os.path.relpath(bids_dir, output_dir) if inside else bids_dir.as_uri()
+    source = {"URL": link, "DOI": raw.get("DatasetDOI")}
+    used = {name: Path(path).resolve().as_uri() for name, path in (derivatives or {}).items()}
+    kept = {name: raw[name] for name in ("License", "Acknowledgements") if name in raw}
+    return {
+        "Name": f"qsmflow: quantitative susceptibility maps of {raw.get('Name') or bids_dir.name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        **kept,
+        "GeneratedBy": [{"Name": PIPELINE, "Version": __version__}],
+        "SourceDatasets": [{name: value for name, value in source.items() if value}],
+        "DatasetLinks": {RAW_DATASET: link, **used},
+    }
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """A dataset description; empty where there is none or it is unreadable, which the validator reports."""
+    try:
+        description = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return description if isinstance(description, dict) else {}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A folder that another program's data set lives in is not for us to write to."""
+    if not path.exists():
+        return
+    generators = _read_description(path).get("GeneratedBy", [])
+    names = [entry.get("Name") for entry in generators if isinstance(entry, dict)]
+    if PIPELINE not in names:
+        raise ValueError(f"{path.parent} holds another data set; choose an output folder of its own")

@@ -1,0 +1,338 @@
+"""Where the brain is, where its phase can be trusted, and how such masks are combined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+from skimage.morphology import remove_small_holes
+from skimage.segmentation import watershed
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, interpolate, pad
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask and what it holds.
+
+    Attributes
+    ----------
+    mask : Tensor
+        (x, y, z), bool.
+    volume : float
+        Its volume in ml.
+    fraction_lost : float
+        Part of the first mask's voxels that the combination left out, 0 to 1.
+    """
+
+    mask: Tensor
+    volume: float
+    fraction_lost: float
+
+
+def brain_mask(
+    magnitude: Tensor,
+    *,
+    voxel_size: Sequence[float],
+    relative_threshold: float = 0.4,
+    bridge_radius: float = 4.0,
+    core_radius: float = 15.0,
+) -> Tensor:
+    """Brain of a gradient-echo magnitude, with or without scalp around it.
+
+    On a grid of at most 2 mm: foreground by Otsu's threshold of the logarithm and by comparison
+    with its own smooth intensity (coil sensitivity); the depth of each foreground voxel below the
+    foreground's surface; a watershed of the depth, which parts brain, scalp, eyes and neck where
+    they are joined most thinly; of the parts the deepest and largest, its holes filled. Edges of
+    the field of view are not surfaces, so a crop that is all brain is kept whole.
+
+    Parameters
+    ----------
+    magnitude : Tensor
+        (x, y, z), any unit; echoes combined, for instance by root sum of squares.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    relative_threshold : float
+        Least intensity of tissue, relative to the mean of the tissue within some 2 cm.
+    bridge_radius : float
+        Half the thickness in mm below which tissue joined to the brain is cut away from it.
+    core_radius : float
+        Half the thickness in mm that a part needs to be told from another.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), bool.
+
+    Raises
+    ------
+    ValueError
+        If the magnitude is not a finite volume with signal.
+
+    References
+    ----------
+    Otsu 1979, 10.1109/TSMC.1979.4310076; Vincent and Soille 1991, 10.1109/34.87344.
+
+    Examples
+    --------
+    >>> axis = torch.arange(-20.0, 20.0)
+    >>> radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    >>> head = (radius < 12) + 0.01
+    >>> int((brain_mask(head, voxel_size=(4, 4, 4)) ^ (radius < 12)).sum())
+    0
+    """
+    if magnitude.ndim != 3 or not bool(torch.isfinite(magnitude).all()):
+        raise ValueError(f"brain_mask needs a finite volume (x, y, z), got shape {tuple(magnitude.shape)}")
+    if not bool((magnitude > 0).any()):
+        raise ValueError("the magnitude holds no signal, so there is no brain to find in it")
+    factor = [max(1, int(2 / edge + 1e-6)) for edge in voxel_size]
+    coarse_size = [step * edge for step, edge in zip(factor, voxel_size, strict=True)]
+    coarse = avg_pool3d(magnitude[None].float(), factor, ceil_mode=True, count_include_pad=False)[0]
+    foreground = _foreground(
+        coarse.cpu().numpy(), voxel_size=coarse_size, relative_threshold=relative_threshold
+    )
+    brain = _deepest_part(
+        foreground, voxel_size=coarse_size, bridge_radius=bridge_radius, core_radius=core_radius
+    )
+    fine = interpolate(
+        torch.from_numpy(brain).float()[None, None],
+        scale_factor=[float(step) for step in factor],
+        mode="trilinear",
+    )
+    return (fine[0, 0] > 0.5)[tuple(slice(size) for size in magnitude.shape)].to(magnitude.device)
+
+
+def _foreground(
+    magnitude: np.ndarray, *, voxel_size: Sequence[float], relative_threshold: float
+) -> np.ndarray:
+    """Voxels with tissue, whatever the sensitivity of the coil does to their intensity."""
+    # The logarithm parts tissue from air and bone; without it, bright scalp would be a class of its own.
+    threshold = np.exp(threshold_otsu(np.log(magnitude[magnitude > 0])))
+    # Where no air is in view, Otsu parts grey from white matter: no tissue is that much darker than the rest.
+    threshold = min(threshold, relative_threshold * np.median(magnitude[magnitude > threshold]))
+    tissue = (magnitude > threshold).astype(np.float32)
+    width = [20 / edge for edge in voxel_size]
+    share = ndimage.gaussian_filter(tissue, width)
+    sensitivity = ndimage.gaussian_filter(tissue * magnitude, width) / np.maximum(share, 1e-3)
+    return (tissue > 0) & (magnitude > relative_threshold * sensitivity)
+
+
+def _deepest_part(
+    foreground: np.ndarray, *, voxel_size: Sequence[float], bridge_radius: float, core_radius: float
+) -> np.ndarray:
+    """The brain among the parts of the foreground."""
+    # Dark ventricles and veins would make the brain shallow; the skull is larger than any of them.
+    largest_hole = 60e3  # mm³
+    solid = remove_small_holes(foreground, max_size=int(largest_hole / np.prod(voxel_size)))
+    if solid.all():
+        return solid
+    depth = ndimage.distance_transform_edt(solid, sampling=voxel_size)
+    cores, _ = ndimage.label(depth > min(core_radius, depth.max() / 2))
+    size = np.bincount(cores.ravel(), weights=depth.ravel())
+    size[0] = 0
+    # Hemispheres that a dark fissure parts are of like size; neck and face are smaller.
+    brain = np.flatnonzero(size > size.max() / 2)
+    bridge_radius = min(bridge_radius, depth.max() / 4)
+    parts = watershed(-depth, cores, mask=depth > bridge_radius)
+    inner = np.isin(parts, brain)
+    reach = ndimage.distance_transform_edt(~inner, sampling=voxel_size)
+    return ndimage.binary_fill_holes(solid & (reach <= bridge_radius))
+
+
+def phase_coherence(phase: Tensor, *, magnitude: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """Local agreement of the second differences of a phase.
+
+    Q = Re Σ w exp(iΔ²φ) / Σ w over 3×3×3 voxels and the three axes, with
+    Δ²φ = φ(r+1) − 2φ(r) + φ(r−1). Neither wraps nor a linear phase change it; Gaussian phase noise
+    of standard deviation σ rad gives exp(−3σ²), and pure noise 0.
+
+    Parameters
+    ----------
+    phase : Tensor
+        (x, y, z), rad, wrapped or not.
+    magnitude : Tensor, optional
+        (x, y, z), weights w of the voxels; equal unless given.
+    mask : Tensor, optional
+        (x, y, z), bool; voxels outside take no part.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), −1 to 1; 0 where no three voxels in a row can be compared.
+
+    References
+    ----------
+    Second differences as a measure of phase quality: Abdul-Rahman et al. 2007, 10.1364/AO.46.006623.
+
+    Examples
+    --------
+    >>> ramp = torch.arange(8.0).reshape(8, 1, 1).expand(8, 8, 8)
+    >>> round(float(phase_coherence(2.5 * ramp).min()), 3)
+    1.0
+    """
+    weight = torch.ones_like(phase) if magnitude is None else magnitude
+    valid = torch.ones_like(phase, dtype=torch.bool) if mask is None else mask
+    agreement, total = torch.zeros_like(phase), torch.zeros_like(phase)
+    for axis in range(3):
+        inner = phase.shape[axis] - 2
+        if inner < 1:
+            continue
+        before, here, after = (slice(start, start + inner) for start in range(3))
+        at = [
+            tuple(part if other == axis else slice(None) for other in range(3))
+            for part in (before, here, after)
+        ]
+        second = phase[at[0]] - 2 * phase[at[1]] + phase[at[2]]
+        shared = weight[at[1]] * (valid[at[0]] & valid[at[1]] & valid[at[2]])
+        agreement[at[1]] += shared * torch.cos(second)
+        total[at[1]] += shared
+    agreement, total = (
+        avg_pool3d(pad(image[None], (1,) * 6), 3, stride=1)[0] for image in (agreement, total)
+    )
+    return torch.where(total > 0, agreement / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+
+
+def phase_quality_mask(
+    phase: Tensor,
+    *,
+    magnitude: Tensor | None = None,
+    mask: Tensor | None = None,
+    threshold: float = 0.5,
+) -> Tensor:
+    """Voxels whose phase is smooth enough to be unwrapped and inverted.
+
+    Parameters
+    ----------
+    phase : Tensor
+        (x, y, z), rad, wrapped or not; a frequency becomes one by 2π over its period.
+    magnitude : Tensor, optional
+        (x, y, z), weights of the voxels in :func:`phase_coherence`.
+    mask : Tensor, optional
+        (x, y, z), bool; the result lies within it.
+    threshold : float
+        Least :func:`phase_coherence`. The default stands for a phase noise of 0.48 rad.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), bool.
+
+    Examples
+    --------
+    >>> noise = torch.zeros(8, 8, 8)
+    >>> noise[4:] = torch.rand(4, 8, 8) * 6.28
+    >>> good = phase_quality_mask(noise)
+    >>> bool(good[:3].all()), bool(good[5:].any())
+    (True, False)
+    """
+    good = phase_coherence(phase, magnitude=magnitude, mask=mask) > threshold
+    return good if mask is None else good & mask
+
+
+def combine_masks(
+    *masks: Tensor, voxel_size: Sequence[float], opening_radius: float = 1.5, least_part: float = 0.1
+) -> Mask:
+    """Intersection of masks, made fit for a field solver: opened, in one piece, without holes.
+
+    Parameters
+    ----------
+    *masks : Tensor
+        (x, y, z), bool.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    opening_radius : float
+        Radius in mm of the sphere that must fit into every part; 0 leaves the intersection as it is.
+    least_part : float
+        Least volume of a separate part relative to the largest one.
+
+    Returns
+    -------
+    Mask
+        The mask, its volume, and what it lost of the first one.
+
+    Raises
+    ------
+    ValueError
+        If there is no mask, the shapes differ, or nothing is left.
+
+    Examples
+    --------
+    >>> ball = torch.zeros(9, 9, 9, dtype=torch.bool)
+    >>> ball[2:7, 2:7, 2:7] = True
+    >>> holed = ball.clone()
+    >>> holed[4, 4, 4] = False
+    >>> combined = combine_masks(ball, holed, voxel_size=(2, 2, 2))
+    >>> bool(combined.mask[4, 4, 4]), combined.volume, combined.fraction_lost
+    (True, 1.0, 0.0)
+    """
+    if not masks or len({mask.shape for mask in masks}) > 1:
+        raise ValueError(f"masks of one shape are needed, got {[tuple(mask.shape) for mask in masks]}")
+    joint = torch.stack([mask.bool() for mask in masks]).all(0).cpu().numpy()
+    if not joint.any():
+        sizes = ", ".join(str(int(mask.sum())) for mask in masks)
+        raise ValueError(f"the masks have no voxel in common (they hold {sizes} voxels)")
+    joint = ndimage.binary_fill_holes(joint)
+    core = _deeper_than(joint, opening_radius, voxel_size)
+    if not core.any():
+        raise ValueError(
+            f"nothing is left of the mask after an opening by {opening_radius:g} mm: "
+            f"its {int(joint.sum())} voxels are nowhere thicker than that"
+        )
+    opened = joint & ~_deeper_than(~core, opening_radius, voxel_size)
+    parts, _ = ndimage.label(opened)
+    size = np.bincount(parts.ravel())
+    size[0] = 0
+    kept = ndimage.binary_fill_holes(np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max()))))
+    first = masks[0].bool()
+    mask = torch.from_numpy(kept).to(first.device)
+    return Mask(
+        mask=mask,
+        volume=int(mask.sum()) * float(np.prod(voxel_size)) / 1000,
+        fraction_lost=int((first & ~mask).sum()) / int(first.sum()),
+    )
+
+
+def erode(mask: Tensor, *, radius: float, voxel_size: Sequence[float]) -> Tensor:
+    """Voxels of a mask farther than a radius from every voxel outside it.
+
+    The edges of the field of view do not count as outside.
+
+    Parameters
+    ----------
+    mask : Tensor
+        (x, y, z), bool.
+    radius : float
+        Distance in mm between voxel centres; one voxel edge takes off one layer.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), bool; may be empty.
+
+    Raises
+    ------
+    ValueError
+        If the radius is negative.
+
+    Examples
+    --------
+    >>> cube = torch.zeros(9, 9, 9, dtype=torch.bool)
+    >>> cube[2:7, 2:7, 2:7] = True
+    >>> int(erode(cube, radius=2, voxel_size=(2, 2, 2)).sum())
+    27
+    """
+    if not radius >= 0:
+        raise ValueError(f"the radius of an erosion must not be negative, got {radius} mm")
+    return torch.from_numpy(_deeper_than(mask.bool().cpu().numpy(), radius, voxel_size)).to(mask.device)
+
+
+def _deeper_than(mask: np.ndarray, radius: float, voxel_size: Sequence[float]) -> np.ndarray:
+    """Voxels farther than a radius from the nearest voxel outside; all of a mask without outside."""
+    if mask.all():
+        return mask
+    # A distance of exactly the radius must not hang on the rounding of the transform.
+    return ndimage.distance_transform_edt(mask, sampling=voxel_size) > radius * (1 + 1e-6)

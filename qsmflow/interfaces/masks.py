@@ -1,0 +1,93 @@
+"""Where the brain is, where its phase can be trusted, and where its fluid is."""
+
+import math
+from pathlib import Path
+
+from nipype.interfaces.base import File, traits
+
+from qsmflow.bids.provenance import StageRecord
+from qsmflow.core.masks import brain_mask, combine_masks, phase_quality_mask
+from qsmflow.core.reference import csf_mask
+from qsmflow.interfaces.images import geometry, load, load_mask, save
+from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
+
+
+class _MaskBrainInputSpec(StageInputSpec):
+    magnitude = File(exists=True, mandatory=True, desc="magnitude combined over the echoes")
+    mask_file = traits.Either(None, File(exists=True), usedefault=True, desc="the user's mask, taken as it is")
+
+
+class _MaskOutputSpec(StageOutputSpec):
+    mask = File(desc="mask")
+
+
+class MaskBrain(Stage):
+    """Extract the brain from the magnitude, or take the user's mask."""
+
+    input_spec = _MaskBrainInputSpec
+    output_spec = _MaskOutputSpec
+
+    def _run_stage(self, folder: Path) -> dict:
+        like = self.inputs.magnitude
+        if self.inputs.mask_file:
+            mask = load_mask(self.inputs.mask_file).squeeze()
+            record = StageRecord(
+                stage="Brain mask", algorithm="Given", parameters={"File": self.inputs.mask_file}
+            )
+        else:
+            mask = brain_mask(load(like), voxel_size=geometry(like).voxel_size)
+            record = StageRecord(
+                stage="Brain mask", algorithm="Brain extraction from the combined magnitude"
+            )
+        return {"mask": save(mask, folder / "mask.nii", like=like), "out_record": record.to_dict()}
+
+
+class _RefineMaskInputSpec(StageInputSpec):
+    mask = File(exists=True, mandatory=True, desc="brain mask")
+    magnitude = File(exists=True, mandatory=True, desc="magnitude combined over the echoes")
+    frequency = File(exists=True, mandatory=True, desc="wrapped frequency in Hz")
+    frequency_period = traits.Float(mandatory=True, desc="ambiguity of the frequency in Hz")
+    keep_whole = traits.Bool(False, usedefault=True, desc="leave the mask as it is")
+
+
+class RefineMask(Stage):
+    """Leave voxels out of the brain mask whose phase does not fit to their neighbours."""
+
+    input_spec = _RefineMaskInputSpec
+    output_spec = _MaskOutputSpec
+
+    def _run_stage(self, folder: Path) -> dict:
+        mask = load_mask(self.inputs.mask)
+        if self.inputs.keep_whole:
+            refined, algorithm = mask, "None: the given mask is kept whole"
+        else:
+            phase = load(self.inputs.frequency) * (2 * math.pi / self.inputs.frequency_period)
+            quality = phase_quality_mask(phase, magnitude=load(self.inputs.magnitude), mask=mask)
+            voxel_size = geometry(self.inputs.mask).voxel_size
+            refined = combine_masks(mask, quality, voxel_size=voxel_size).mask
+            algorithm = "Local coherence of the phase; holes filled"
+        lost = 1 - float(refined.sum()) / float(mask.sum())
+        record = StageRecord(stage="Phase quality mask", algorithm=algorithm, figures={"FractionLost": lost})
+        return {
+            "mask": save(refined, folder / "mask.nii", like=self.inputs.mask),
+            "out_record": record.to_dict(),
+        }
+
+
+class _SegmentCSFInputSpec(StageInputSpec):
+    r2star = traits.Either(None, File(exists=True), mandatory=True, desc="R2* in 1/s; None: no CSF is found")
+    mask = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class _SegmentCSFOutputSpec(StageOutputSpec):
+    csf_mask = traits.Either(None, File(), desc="ventricular CSF, None where none was found")
+
+
+class SegmentCSF(Stage):
+    """Find the fluid of the ventricles by its slow relaxation."""
+
+    input_spec = _SegmentCSFInputSpec
+    output_spec = _SegmentCSFOutputSpec
+
+    def _run_stage(self, folder: Path) -> dict:
+        raise NotImplementedError

@@ -1,0 +1,211 @@
+"""Which acquisitions a data set holds, and which of them are asked for."""
+
+import numpy as np
+import pytest
+
+from qsmflow.bids.layout import UnreadableDataset, collect_acquisitions, open_layout, read_filters
+
+
+def collect(study, **request):
+    return collect_acquisitions(open_layout(study.root), **request)
+
+
+def names(collected):
+    return [acquisition.name for acquisition in collected.acquisitions]
+
+
+def test_echoes_are_ordered_by_time_not_by_label(study):
+    study.add_scan(echo_times=(0.030, 0.003, 0.006), labels=("2", "10", "01"))
+    (acquisition,) = collect(study).acquisitions
+    assert acquisition.echo_times == (0.003, 0.006, 0.030)
+    assert [path.name for path in acquisition.phases] == [
+        f"sub-01_echo-{label}_part-phase_MEGRE.nii.gz" for label in ("10", "01", "2")
+    ]
+    assert acquisition.field_strength == 3
+    assert acquisition.phase_units == "arbitrary"
+
+
+def test_scans_are_told_apart_by_every_entity(study):
+    for stem in ("acq-still_run-01", "acq-still_run-02", "acq-nod_rec-norm", "ce-gd"):
+        study.add_scan(f"sub-01/ses-a/anat/sub-01_ses-a_{stem}")
+    study.add_scan("sub-02/ses-b/anat/sub-02_ses-b")
+    assert names(collect(study)) == [
+        "sub-01_ses-a_acq-nod_rec-norm",
+        "sub-01_ses-a_acq-still_run-01",
+        "sub-01_ses-a_acq-still_run-02",
+        "sub-01_ses-a_ce-gd",
+        "sub-02_ses-b",
+    ]
+
+
+def test_magnitude_needs_no_part_label(study):
+    magnitude, _ = study.add_scan(echo_times=(0.02,), suffix="T2starw")
+    magnitude.rename(magnitude.with_name("sub-01_T2starw.nii.gz"))
+    (acquisition,) = collect(study).acquisitions
+    assert [path.name for path in acquisition.magnitudes] == ["sub-01_T2starw.nii.gz"]
+    assert acquisition.phases[0] is not None
+
+
+def test_metadata_is_inherited(study):
+    for path in study.add_scan():
+        study.edit_sidecar(path, MagneticFieldStrength=None)
+    study.write_json("MEGRE.json", {"MagneticFieldStrength": 7})
+    assert collect(study).acquisitions[0].field_strength == 7
+
+
+@pytest.mark.parametrize("label", ["02", "sub-02"])
+def test_participants_with_and_without_prefix(study, label):
+    study.add_scan()
+    study.add_scan("sub-02/anat/sub-02")
+    collected = collect(study, participants=[label])
+    assert names(collected) == ["sub-02"]
+    assert not collected.findings
+
+
+def test_unknown_labels_are_errors_that_list_the_known_ones(study):
+    study.add_scan("sub-01/ses-pre/anat/sub-01_ses-pre")
+    (finding,) = collect(study, participants=["1", "01"]).findings
+    assert (finding.severity, finding.file, finding.category) == ("error", "sub-1", "input")
+    assert finding.fix == "choose from 01"
+    collected = collect(study, sessions=["ses-pre", "post"])
+    assert names(collected) == ["sub-01_ses-pre"]
+    assert [(finding.file, finding.fix) for finding in collected.findings] == [
+        ("ses-post", "choose from pre")
+    ]
+
+
+def test_sessions_are_chosen(study):
+    study.add_scan("sub-01/ses-1/anat/sub-01_ses-1")
+    study.add_scan("sub-01/ses-2/anat/sub-01_ses-2")
+    assert names(collect(study, sessions=["ses-2"])) == ["sub-01_ses-2"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"acquisition": "still"}, ["sub-01_acq-still_run-01", "sub-01_acq-still_run-02"]),
+        ({"run": 2}, ["sub-01_acq-still_run-02"]),
+        ({"run": [1, 3], "acquisition": "*"}, ["sub-01_acq-still_run-01"]),
+        ({"acquisition": None}, ["sub-01"]),
+    ],
+)
+def test_filters_hit_magnitude_and_phase_alike(study, query, expected):
+    for stem in ("sub-01", "sub-01_acq-still_run-01", "sub-01_acq-still_run-02"):
+        study.add_scan(f"sub-01/anat/{stem}")
+    collected = collect(study, filters={"megre": query})
+    assert names(collected) == expected
+    assert all(None not in (*each.magnitudes, *each.phases) for each in collected.acquisitions)
+    assert not collected.findings
+
+
+def test_filters_that_leave_nothing(study):
+    study.add_scan()
+    (finding,) = collect(study, filters={"megre": {"acquisition": "nod"}}).findings
+    assert (finding.severity, finding.category) == ("error", "filter")
+
+
+@pytest.mark.parametrize(
+    ("filters", "severity"),
+    [
+        ({"megre": {"part": "mag"}}, "error"),
+        ({"megre": {"colour": "red"}}, "error"),
+        ({"bold": {"run": 1}}, "warning"),
+    ],
+)
+def test_filters_that_mean_nothing_are_named(study, filters, severity):
+    study.add_scan()
+    collected = collect(study, filters=filters)
+    assert [finding.severity for finding in collected.findings] == [severity]
+    assert names(collected) == ["sub-01"]
+
+
+def test_filter_file(tmp_path):
+    path = tmp_path / "filter.json"
+    path.write_text('{"megre": {"run": 1}}')
+    assert read_filters(path) == {"megre": {"run": 1}}
+    for text in ("{", '["megre"]', '{"megre": "still"}'):
+        path.write_text(text)
+        with pytest.raises(UnreadableDataset, match="filter.json: --bids-filter-file"):
+            read_filters(path)
+
+
+def test_participant_without_gradient_echoes(study):
+    study.add_scan()
+    study.write_image("sub-02/anat/sub-02_T1w.nii.gz", np.ones((2, 2, 2), np.int16))
+    (finding,) = collect(study).findings
+    assert (finding.severity, finding.subject) == ("warning", "02")
+    (finding,) = collect(study, participants=["02"]).findings
+    assert (finding.severity, finding.category) == ("error", "input")
+
+
+def test_no_participants_at_all(study):
+    (finding,) = collect(study).findings
+    assert finding.problem == "it holds no sub-* folder"
+
+
+def test_scan_without_phase_is_left_out_where_there_is_another(study):
+    study.add_scan()
+    study.add_scan("sub-01/anat/sub-01_acq-extra", parts=("mag",))
+    collected = collect(study)
+    assert names(collected) == ["sub-01"]
+    assert [(each.severity, each.file) for each in collected.findings] == [
+        ("warning", "sub-01_acq-extra_MEGRE")
+    ]
+
+
+def test_scans_whose_outputs_would_share_names(study):
+    study.add_scan()
+    study.add_scan(echo_times=(0.02,), suffix="T2starw")
+    collected = collect(study)
+    assert [each.suffix for each in collected.acquisitions] == ["MEGRE"]
+    assert collected.findings[0].file == "sub-01_T2starw"
+
+
+def test_input_is_not_written_to(study, tmp_path):
+    study.add_scan()
+    before = study.tree()
+    collect_acquisitions(open_layout(study.root, database_dir=tmp_path / "database"))
+    assert study.tree() == before
+    assert any((tmp_path / "database").iterdir())
+
+
+def test_database_is_reused_but_not_for_another_data_set(study, tmp_path):
+    study.add_scan()
+    open_layout(study.root, database_dir=tmp_path / "database")
+    again = open_layout(study.root, database_dir=tmp_path / "database")
+    assert names(collect_acquisitions(again)) == ["sub-01"]
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(UnreadableDataset, match="--bids-database-dir"):
+        open_layout(other, database_dir=tmp_path / "database")
+
+
+def test_every_broken_sidecar_is_named(study):
+    magnitude, phase, *_ = study.add_scan()
+    for path in (magnitude, phase):
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text('{"EchoTime": ')
+    with pytest.raises(UnreadableDataset) as caught:
+        open_layout(study.root)
+    assert [finding.file for finding in caught.value.findings] == [
+        f"sub-01/anat/sub-01_echo-1_part-{part}_MEGRE.json" for part in ("mag", "phase")
+    ]
+
+
+def test_missing_folders(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_layout(tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        open_layout(tmp_path / "file")
+
+
+def test_derivatives_inside_the_input_are_no_input(study):
+    study.add_scan()
+    study.add_scan("derivatives/other/sub-01/anat/sub-01_acq-other")
+    study.write_json(
+        "derivatives/other/dataset_description.json",
+        {"Name": "x", "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "x"}]},
+    )
+    layout = open_layout(study.root, derivatives={"mine": study.root / "derivatives" / "other"})
+    assert names(collect_acquisitions(layout)) == ["sub-01"]
+    assert list(layout.derivatives) == ["mine"]

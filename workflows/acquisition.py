@@ -1,0 +1,132 @@
+"""One acquisition from its files to its derivatives and figures."""
+
+from pathlib import Path
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+from qsmflow.workflows.field import init_field_wf
+from qsmflow.workflows.outputs import init_outputs_wf
+from qsmflow.workflows.report import init_report_wf
+from qsmflow.workflows.susceptibility import init_susceptibility_wf
+
+from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.phase_range import PhaseRange
+
+_FIELD_MAPS = ("mask", "combined", "s0", "r2star", "t2star")
+
+
+def init_acquisition_wf(
+    *,
+    acquisition: Acquisition,
+    phase_range: PhaseRange,
+    field_strength: float,
+    mask_file: str | None,
+    bids_dir: Path,
+    out_dir: Path,
+    bipolar: bool,
+    phase_sign: str,
+    inversion: str,
+    inversion_parameters: dict,
+    background_steps: int,
+    reference: str,
+    low_mem: bool,
+    use_gpu: bool,
+    mem_gb: dict[str, float],
+    omp_nthreads: int,
+    random_seed: int,
+    name: str | None = None,
+) -> Workflow:
+    """Join the stages of one acquisition.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        Files and metadata.
+    phase_range : PhaseRange
+        What the stored phase values mean.
+    field_strength : float
+        Tesla.
+    mask_file : str or None
+        Brain mask of the user.
+    bids_dir, out_dir : Path
+        Raw and derivative data set.
+    bipolar, low_mem, random_seed
+        As in :func:`init_field_wf`.
+    phase_sign, inversion, inversion_parameters, background_steps, reference
+        As in :func:`init_susceptibility_wf`.
+    use_gpu : bool
+        Whether the solvers run on the GPU.
+    mem_gb : dict
+        GB by stage.
+    omp_nthreads : int
+        Threads of one stage.
+    name : str, optional
+        Made from the acquisition's name unless given.
+
+    Returns
+    -------
+    Workflow
+        Without inputs and outputs: it reads the acquisition and writes the derivatives.
+    """
+    workflow = Workflow(name=name or f"{acquisition.name.replace('-', '_')}_wf")
+    common = {"use_gpu": use_gpu, "mem_gb": mem_gb, "omp_nthreads": omp_nthreads}
+    field_wf = init_field_wf(
+        echo_times=acquisition.echo_times,
+        phase_range=phase_range,
+        bipolar=bipolar,
+        mask_file=mask_file,
+        low_mem=low_mem,
+        random_seed=random_seed,
+        **common,
+    )
+    field_wf.inputs.inputnode.magnitude = [str(path) for path in acquisition.magnitudes]
+    field_wf.inputs.inputnode.phase = [str(path) for path in acquisition.phases]
+    susceptibility_wf = init_susceptibility_wf(
+        field_strength=field_strength,
+        phase_sign=phase_sign,
+        inversion=inversion,
+        inversion_parameters=inversion_parameters,
+        background_steps=background_steps,
+        reference=reference,
+        **common,
+    )
+    outputs_wf = init_outputs_wf(
+        acquisition=acquisition, field_strength=field_strength, bids_dir=bids_dir, out_dir=out_dir
+    )
+    report_wf = init_report_wf(
+        acquisition=acquisition,
+        phase_range=phase_range,
+        field_strength=field_strength,
+        out_dir=out_dir,
+        mem_gb=mem_gb["figure"],
+    )
+    records = pe.Node(niu.Merge(2), name="records", run_without_submitting=True)
+    workflow.connect([
+        (field_wf, susceptibility_wf, [
+            ("outputnode.total_field", "inputnode.total_field"),
+            ("outputnode.frequency_noise", "inputnode.frequency_noise"),
+            ("outputnode.frequency_period", "inputnode.frequency_period"),
+            ("outputnode.combined", "inputnode.magnitude"),
+            ("outputnode.r2star", "inputnode.r2star"),
+            ("outputnode.mask", "inputnode.mask"),
+        ]),
+        (field_wf, records, [("outputnode.records", "in1")]),
+        (susceptibility_wf, records, [("outputnode.records", "in2")]),
+        (records, outputs_wf, [("out", "inputnode.records")]),
+        (records, report_wf, [("out", "inputnode.records")]),
+        (field_wf, report_wf, [
+            ("outputnode.frequency", "inputnode.frequency"),
+            ("outputnode.frequency_noise", "inputnode.frequency_noise"),
+            ("outputnode.total_field", "inputnode.unwrapped"),
+        ]),
+    ])  # fmt: skip
+    for target in (outputs_wf, report_wf):
+        workflow.connect([
+            (field_wf, target, [(f"outputnode.{field}", f"inputnode.{field}") for field in _FIELD_MAPS]),
+            (susceptibility_wf, target, [
+                (f"outputnode.{field}", f"inputnode.{field}")
+                for field in ("total_field", "local_field", "susceptibility")
+            ]),
+        ])  # fmt: skip
+    return workflow

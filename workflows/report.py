@@ -1,0 +1,140 @@
+"""The figures and tables of an acquisition for the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.phase_range import PhaseRange
+from qsmflow.interfaces.derivatives import DerivativesSink
+from qsmflow.interfaces.provenance import DescribeAcquisition
+from qsmflow.interfaces.reports import PlotVolumes, SummaryReportlet
+from qsmflow.reports.figures import FIGURES
+from qsmflow.reports.summary import FRAGMENTS
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and the inputs of the workflow that it shows.
+
+    Attributes
+    ----------
+    kind : str
+        Which picture; a key of ``FIGURES``.
+    volumes : tuple of str
+        Fields shown, one row each.
+    several_echoes : bool
+        Whether it takes more than one echo.
+    """
+
+    kind: str
+    volumes: tuple[str, ...]
+    several_echoes: bool = False
+
+
+_FIGURES = (
+    Figure("magnitude", ("first_echo", "last_echo")),
+    Figure("mask", ("combined",)),
+    Figure("phase", ("frequency", "unwrapped")),
+    Figure("total", ("total_field",)),
+    Figure("noise", ("frequency_noise",)),
+    Figure("local", ("local_field",)),
+    Figure("susceptibility", ("susceptibility",)),
+    Figure("r2star", ("r2star",), several_echoes=True),
+)
+_TABLE_SUFFIX = "MEGRE"
+
+
+def init_report_wf(
+    *,
+    acquisition: Acquisition,
+    phase_range: PhaseRange,
+    field_strength: float,
+    out_dir: Path,
+    mem_gb: float,
+    name: str = "report_wf",
+) -> Workflow:
+    """Draw an acquisition's figures and write its tables into the output's ``figures`` folder.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        Files and metadata.
+    phase_range : PhaseRange
+        What the stored phase values mean.
+    field_strength : float
+        Tesla.
+    out_dir : Path
+        Derivative data set.
+    mem_gb : float
+        GB of one figure.
+    name : str
+        Name of the workflow.
+
+    Inputs
+    ------
+    combined, frequency, unwrapped, frequency_noise, total_field, local_field, susceptibility, r2star, mask, s0, t2star
+        The maps.
+    records
+        What each stage did.
+    """  # noqa: E501
+    workflow = Workflow(name=name)
+    fields = ["frequency", "unwrapped", "frequency_noise", "total_field", "local_field", "susceptibility"]
+    fields += ["r2star", "t2star", "s0", "mask", "combined", "first_echo", "last_echo", "records"]
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    inputnode.inputs.first_echo = str(acquisition.magnitudes[0])
+    inputnode.inputs.last_echo = str(acquisition.magnitudes[-1])
+    facts = pe.Node(
+        DescribeAcquisition(
+            acquisition=acquisition, phase_range=phase_range.name, field_strength=field_strength
+        ),
+        name="facts",
+        run_without_submitting=True,
+    )
+    warnings = pe.Node(niu.Merge(len(_FIGURES)), name="warnings", run_without_submitting=True)
+    workflow.connect([
+        (inputnode, facts, [("records", "records")]),
+    ])  # fmt: skip
+    for number, figure in enumerate(_FIGURES, start=1):
+        if figure.several_echoes and len(acquisition.echoes) == 1:
+            continue
+        volumes = pe.Node(
+            niu.Merge(len(figure.volumes)), name=f"volumes_{figure.kind}", run_without_submitting=True
+        )
+        plot = pe.Node(PlotVolumes(kind=figure.kind), name=f"plot_{figure.kind}", mem_gb=mem_gb)
+        workflow.connect([
+            (inputnode, volumes, [(field, f"in{row}") for row, field in enumerate(figure.volumes, start=1)]),
+            (volumes, plot, [("out", "in_files")]),
+            (inputnode, plot, [("mask", "mask_file")]),
+            (plot, warnings, [("out_warnings", f"in{number}")]),
+            (plot, _sink(acquisition, out_dir, figure.kind, FIGURES[figure.kind].suffix), [
+                ("out_report", "in_file"),
+            ]),
+        ])  # fmt: skip
+    for kind in FRAGMENTS:
+        write = pe.Node(SummaryReportlet(kind=kind), name=f"table_{kind}", run_without_submitting=True)
+        workflow.connect([
+            (facts, write, [("facts", "acquisition")]),
+            (inputnode, write, [("records", "records")]),
+            (write, _sink(acquisition, out_dir, kind, _TABLE_SUFFIX), [("out_report", "in_file")]),
+        ])  # fmt: skip
+        if kind == "summary":
+            workflow.connect(warnings, "out", write, "warnings")
+    return workflow
+
+
+def _sink(acquisition: Acquisition, out_dir: Path, kind: str, suffix: str) -> pe.Node:
+    return pe.Node(
+        DerivativesSink(
+            base_directory=str(out_dir),
+            entities=acquisition.all_entities,
+            datatype="figures",
+            desc=kind,
+            suffix=suffix,
+        ),
+        name=f"write_{kind}",
+        run_without_submitting=True,
+    )
