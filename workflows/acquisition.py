@@ -5,13 +5,13 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.workflows.field import init_field_wf
 from qsmflow.workflows.outputs import init_outputs_wf
 from qsmflow.workflows.report import init_report_wf
 from qsmflow.workflows.susceptibility import init_susceptibility_wf
-
-from qsmflow.bids.layout import Acquisition
-from qsmflow.bids.phase_range import PhaseRange
 
 _FIELD_MAPS = ("mask", "combined", "s0", "r2star", "t2star")
 
@@ -34,7 +34,6 @@ def init_acquisition_wf(
     use_gpu: bool,
     mem_gb: dict[str, float],
     omp_nthreads: int,
-    random_seed: int,
     name: str | None = None,
 ) -> Workflow:
     """Join the stages of one acquisition.
@@ -51,7 +50,7 @@ def init_acquisition_wf(
         Brain mask of the user.
     bids_dir, out_dir : Path
         Raw and derivative data set.
-    bipolar, low_mem, random_seed
+    bipolar, low_mem
         As in :func:`init_field_wf`.
     phase_sign, inversion, inversion_parameters, background_steps, reference
         As in :func:`init_susceptibility_wf`.
@@ -77,7 +76,6 @@ def init_acquisition_wf(
         bipolar=bipolar,
         mask_file=mask_file,
         low_mem=low_mem,
-        random_seed=random_seed,
         **common,
     )
     field_wf.inputs.inputnode.magnitude = [str(path) for path in acquisition.magnitudes]

@@ -6,10 +6,10 @@ from itertools import groupby
 from pathlib import Path
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
-from qsmflow.workflows.acquisition import init_acquisition_wf
-from qsmflow.workflows.settings import AcquisitionJob, Settings
 
 from qsmflow.version import __version__
+from qsmflow.workflows.acquisition import init_acquisition_wf
+from qsmflow.workflows.settings import AcquisitionJob, Settings
 
 _SLOPPY_STEPS = 3
 
@@ -56,6 +56,8 @@ def init_qsmflow_wf(
         subject_wf.config["execution"]["crashdump_dir"] = str(log_dir(settings.out_dir, subject, run_id))
         for node in subject_wf._get_all_nodes():
             node.config = deepcopy(subject_wf.config)
+            if "random_seed" in node.inputs.copyable_trait_names():
+                node.inputs.random_seed = settings.random_seed
         workflow.add_nodes([subject_wf])
     return workflow
 
@@ -83,7 +85,6 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
         use_gpu=use_gpu,
         mem_gb=job.memory,
         omp_nthreads=settings.omp_nthreads,
-        random_seed=settings.random_seed,
     )
 
 

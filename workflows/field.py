@@ -3,10 +3,10 @@
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
-from qsmflow.interfaces.masks import MaskBrain, RefineMask
 
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.echoes import FitEchoes, ScaleEchoes
+from qsmflow.interfaces.masks import MaskBrain, RefineMask
 from qsmflow.interfaces.unwrap import UnwrapPhase
 
 _LOW_MEMORY_SLABS = 8
@@ -22,7 +22,6 @@ def init_field_wf(
     use_gpu: bool,
     mem_gb: dict[str, float],
     omp_nthreads: int,
-    random_seed: int = 0,
     name: str = "field_wf",
 ) -> Workflow:
     """Scale, mask, fit and unwrap the echoes of one acquisition.
@@ -45,8 +44,6 @@ def init_field_wf(
         GB by stage.
     omp_nthreads : int
         Threads of one stage.
-    random_seed : int
-        Seed of the unwrapping's start.
     name : str
         Name of the workflow.
 
@@ -106,7 +103,7 @@ def init_field_wf(
         n_procs=omp_nthreads,
     )
     refine = pe.Node(RefineMask(keep_whole=mask_file is not None), name="refine", mem_gb=mem_gb["mask"])
-    unwrap = pe.Node(UnwrapPhase(random_seed=random_seed), name="unwrap", mem_gb=mem_gb["unwrap"])
+    unwrap = pe.Node(UnwrapPhase(), name="unwrap", mem_gb=mem_gb["unwrap"])
     records = pe.Node(niu.Merge(5), name="records", run_without_submitting=True)
     workflow.__desc__ = _methods(echo_times=echo_times, bipolar=bipolar, own_mask=mask_file is not None)
     workflow.connect([

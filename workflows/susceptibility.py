@@ -3,11 +3,11 @@
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
-from qsmflow.interfaces.masks import SegmentCSF
-from qsmflow.interfaces.susceptibility import DetectPhaseSign, ReferenceSusceptibility
 
 from qsmflow.interfaces.background import RemoveBackground
 from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD
+from qsmflow.interfaces.masks import SegmentCSF
+from qsmflow.interfaces.susceptibility import DetectPhaseSign, ReferenceSusceptibility
 
 _INVERSIONS = {"medi": InvertByMEDI, "tkd": InvertByTKD}
 _INVERSION_PROSE = {
@@ -97,7 +97,6 @@ def init_susceptibility_wf(
         n_procs=omp_nthreads,
     )
     sign = pe.Node(DetectPhaseSign(phase_sign=phase_sign), name="sign", mem_gb=mem_gb["sign"])
-    csf = pe.Node(SegmentCSF(), name="csf", mem_gb=mem_gb["mask"])
     invert = pe.Node(
         _INVERSIONS[inversion](field_strength=field_strength, use_gpu=use_gpu, **inversion_parameters),
         name="invert",
@@ -117,12 +116,10 @@ def init_susceptibility_wf(
         ]),
         (inputnode, sign, [("total_field", "total_field"), ("r2star", "r2star"), ("mask", "mask")]),
         (background, sign, [("local_field", "local_field")]),
-        (inputnode, csf, [("r2star", "r2star"), ("mask", "mask")]),
         (sign, invert, [("local_field", "local_field")]),
         (inputnode, invert, [("mask", "mask")]),
         (invert, set_zero, [("susceptibility", "susceptibility")]),
         (inputnode, set_zero, [("mask", "mask"), ("r2star", "r2star")]),
-        (csf, set_zero, [("csf_mask", "csf_mask")]),
         (background, records, [("out_record", "in1")]),
         (sign, records, [("out_record", "in2")]),
         (invert, records, [("out_record", "in3")]),
@@ -132,7 +129,9 @@ def init_susceptibility_wf(
         (records, outputnode, [("out", "records")]),
     ])  # fmt: skip
     if inversion == "medi":
+        csf = pe.Node(SegmentCSF(), name="csf", mem_gb=mem_gb["mask"])
         workflow.connect([
+            (inputnode, csf, [("r2star", "r2star"), ("mask", "mask")]),
             (inputnode, invert, [
                 ("frequency_noise", "frequency_noise"),
                 ("frequency_period", "frequency_period"),

@@ -125,8 +125,9 @@ def _check_echo_times(acquisition: Acquisition) -> Iterator[Finding]:
         if problem is not None:
             yield _finding(acquisition, path, "EchoTime", *problem)
     for echo in acquisition.echoes:
-        times = [number(metadata.get("EchoTime")) for metadata in (echo.metadata, echo.phase_metadata)]
-        if None not in times and not math.isclose(*times, rel_tol=1e-3):
+        stated = [metadata.get("EchoTime") for metadata in (echo.metadata, echo.phase_metadata)]
+        times = [number(value) for value in stated if _echo_time_problem(value) is None]
+        if len(times) == 2 and not math.isclose(*times, rel_tol=1e-3):
             yield _finding(
                 acquisition,
                 echo.phase,
@@ -134,8 +135,8 @@ def _check_echo_times(acquisition: Acquisition) -> Iterator[Finding]:
                 f"magnitude has {times[0]:g} s and phase {times[1]:g} s",
                 "give both sidecars the echo time of the scan",
             )
-    stated = [echo for echo in acquisition.echoes if echo.echo_time is not None]
-    for first, second in pairwise(stated):
+    timed = [echo for echo in acquisition.echoes if echo.echo_time is not None]
+    for first, second in pairwise(timed):
         if math.isclose(first.echo_time, second.echo_time, rel_tol=1e-6):
             yield _finding(
                 acquisition,

@@ -73,8 +73,8 @@ def short_path(path: Path | str) -> str:
     'sub-01/anat/sub-01_part-mag_T2starw.nii'
     """
     parts = Path(path).parts
-    start = next((index for index, part in enumerate(parts[:-1]) if part.startswith("sub-")), -1)
-    return "/".join(parts[start:])
+    folders = [index for index, part in enumerate(parts[:-1]) if part.startswith("sub-")]
+    return "/".join(parts[folders[-1] if folders else -1 :])
 
 
 def format_findings(findings: Iterable[Finding]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -266,7 +267,8 @@ def collect_acquisitions(
 
 
 def _existing_folder(path: Path | str) -> Path:
-    path = Path(path).absolute()
+    # Without "..", but links stay: resolving them would lead from a data set into its annex.
+    path = Path(os.path.abspath(path))  # noqa: PTH100
     if not path.exists():
         raise FileNotFoundError(f"there is no folder {path}")
     if not path.is_dir():
@@ -280,11 +282,10 @@ def _index(root: Path, *, database_dir: Path | str | None, is_derivative: bool =
         layout = BIDSLayout(
             root, validate=False, database_path=database_dir, indexer=indexer, is_derivative=is_derivative
         )
-    except (OSError, ValueError) as error:
-        broken = _broken_sidecars(root)
-        if not broken:
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not what is on it
             raise
-        raise UnreadableDataset(broken) from error
+        raise UnreadableDataset(_broken_sidecars(root) or [_broken_dataset(root, str(error))]) from error
     if Path(layout.root) != root:
         problem = f"it indexes {layout.root}, not {root}"
         fix = "choose another --bids-database-dir or remove this one"
@@ -299,15 +300,20 @@ def _broken_sidecars(root: Path) -> list[Finding]:
     findings = []
     for path in sorted([*root.glob("*.json"), *root.glob("sub-*/**/*.json")]):
         try:
-            json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            fix = "correct the file, or put the original in its place"
-            findings.append(
-                Finding(
-                    "error", short_path(path), "JSON", f"it is no valid JSON ({error})", fix, category="bids"
-                )
+            problem = (
+                None if isinstance(json.loads(path.read_text("utf-8")), dict) else "it is no JSON object"
             )
+        except (OSError, ValueError) as error:
+            problem = f"it is no valid JSON ({error})"
+        if problem is not None:
+            fix = "correct the file, or put the original in its place"
+            findings.append(Finding("error", short_path(path), "JSON", problem, fix, category="bids"))
     return findings
+
+
+def _broken_dataset(root: Path, problem: str) -> Finding:
+    fix = "correct the file that is named"
+    return Finding("error", root.name, "data set", problem.rstrip("."), fix, category="bids")
 
 
 def _bare(label: str, key: str) -> str:

@@ -1,6 +1,7 @@
 """How a map came about: records of the stages, and the sidecars made of them."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,8 +117,10 @@ def bids_uri(path: Path | str, *, root: Path | str, dataset: str = RAW_DATASET) 
     >>> bids_uri("/data/study/sub-01/anat/sub-01_Chimap.nii.gz", root="/data/study")
     'bids:raw:sub-01/anat/sub-01_Chimap.nii.gz'
     """
-    relative = Path(path).absolute().relative_to(Path(root).absolute())
-    return f"bids:{dataset}:{quote(relative.as_posix())}"
+    relative = Path(os.path.relpath(path, root)).as_posix()
+    if relative.startswith("../"):
+        raise ValueError(f"{path} is not in the data set {root}")
+    return f"bids:{dataset}:{quote(relative)}"
 
 
 def sidecar(
@@ -182,7 +185,7 @@ def sidecar(
         "EstimationParameters": {stage.stage: _stage_fields(stage) for stage in stages} or None,
         **(extra or {}),
     }
-    return plain({name: value for name, value in fields.items() if value is not None})
+    return {name: value for name, value in plain(fields).items() if value is not None}
 
 
 def _stage_fields(stage: StageRecord) -> dict[str, Any]:
@@ -196,4 +199,4 @@ def _stage_fields(stage: StageRecord) -> dict[str, Any]:
         "Warnings": stage.warnings or None,
         "Software": f"{stage.software} {stage.version}".strip(),
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in plain(fields).items() if value is not None}

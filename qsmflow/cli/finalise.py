@@ -69,7 +69,7 @@ def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[s
         73 if the folder cannot be written.
     """
     try:
-        write_dataset(settings.out_dir, bids_dir=settings.bids_dir)
+        write_dataset(settings.out_dir, bids_dir=settings.bids_dir, derivatives=settings.derivatives)
         for subject in _subjects(plan):
             folder = log_dir(settings.out_dir, subject, run_id)
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,13 @@ def write_methods(settings: Settings, description: str) -> None:
 
 
 def close_output(
-    settings: Settings, plan: Plan, *, run_id: str, failure: RuntimeError | None, console: Console
+    settings: Settings,
+    plan: Plan,
+    *,
+    run_id: str,
+    argv: Sequence[str],
+    failure: RuntimeError | None,
+    console: Console,
 ) -> ExitCode:
     """Build the reports, name what failed, decide the exit code.
 
@@ -124,6 +130,8 @@ def close_output(
         What was to be done and what was refused.
     run_id : str
         Of the run.
+    argv : sequence of str
+        Arguments as they were given.
     failure : RuntimeError or None
         What Nipype raised.
     console : rich.console.Console
@@ -146,7 +154,13 @@ def close_output(
         raise failure
     for subject, found in crashes.items():
         errors = [*found, *_refusals(plan, subject)]
-        report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=errors)
+        report = build_report(
+            settings.out_dir,
+            subject=subject,
+            run_id=run_id,
+            errors=errors,
+            command_line=shlex.join(["qsmflow", *argv]),
+        )
         for error in errors:
             console.print(
                 f"sub-{subject} FAILED: {error['title']} ({error['file']})",
@@ -154,8 +168,9 @@ def close_output(
                 markup=False,
                 highlight=False,
             )
-        console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
-    return ExitCode.SUBJECT_FAILED if plan.refused or any(crashes.values()) else ExitCode.DONE
+        console.print(f"Report: {report}", markup=False, highlight=False)
+    failed = not plan.complete or any(crashes.values())
+    return ExitCode.SUBJECT_FAILED if failed else ExitCode.DONE
 
 
 def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> ExitCode:
@@ -176,7 +191,7 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
         )
     for subject in subjects:
         report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=[])
-        console.print(f"Report: {report}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"Report: {report}", markup=False, highlight=False)
     return ExitCode.DONE
 
 

@@ -216,6 +216,8 @@ def config_arguments(path: Path) -> list[str]:
             arguments += [f"--{flag}", *(f"{name}={item}" for name, item in value.items())]
         elif isinstance(value, list):
             arguments += [f"--{flag}", *map(str, value)] if value else []
+        elif flag == "verbose":
+            arguments += ["-v"] * value
         else:
             arguments.append(f"--{flag}={value}")
     return arguments

@@ -4,15 +4,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
+from bids.layout import BIDSLayout
 
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
-from qsmflow.bids.layout import Acquisition, collect_acquisitions, open_layout, read_filters
+from qsmflow.bids.layout import (
+    Acquisition,
+    Collected,
+    UnreadableDataset,
+    collect_acquisitions,
+    open_layout,
+    read_filters,
+)
 from qsmflow.bids.phase_range import detect_phase_range
-from qsmflow.bids.validator import validate
+from qsmflow.bids.validator import run_validator
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.memory import stage_memory
 from qsmflow.workflows.settings import AcquisitionJob, Settings
+
+#: Exit code by the category of a finding, the one that decides first.
+_EXIT_CODES = {
+    "bids": ExitCode.INVALID_BIDS,
+    "input": ExitCode.NO_INPUT,
+    "filter": ExitCode.NOTHING_MATCHED,
+    "data": ExitCode.BAD_DATA,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +49,11 @@ class Plan:
     findings: tuple[Finding, ...]
     refused: tuple[Acquisition, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for will be done."""
+        return not _errors(self.findings)
+
 
 def make_plan(settings: Settings) -> Plan:
     """Check the input and settle what each acquisition needs.
@@ -51,46 +72,77 @@ def make_plan(settings: Settings) -> Plan:
     ------
     Stop
         16 for invalid BIDS, 18 if nothing matches, 65 if no acquisition is usable, 66 for a missing
-        mask, 64 if the memory cannot hold an acquisition.
+        input, 64 if the memory cannot hold an acquisition.
     """
+    findings: list[Finding] = []
     if not settings.skip_bids_validation:
-        _refuse_errors(validate(settings.bids_dir), ExitCode.INVALID_BIDS)
-    layout = open_layout(
-        settings.bids_dir,
-        database_dir=settings.bids_database_dir,
-        derivatives=dict(settings.derivatives),
-    )
-    collected = collect_acquisitions(
-        layout,
-        participants=settings.participant_label,
-        sessions=settings.session_label,
-        filters=read_filters(settings.bids_filter_file) if settings.bids_filter_file else None,
-    )
-    if not collected.acquisitions and not collected.findings:
-        raise Stop(ExitCode.NOTHING_MATCHED, _nothing_matched(settings))
-    findings = {
-        acquisition.name: check_acquisition(acquisition, field_strength=settings.field_strength)
-        for acquisition in collected.acquisitions
-    }
-    usable = [one for one in collected.acquisitions if not _errors(findings[one.name])]
-    everything = (*collected.findings, *(each for found in findings.values() for each in found))
+        findings += run_validator(settings.bids_dir, participants=settings.participant_label)
+    layout, collected = _collect(settings, findings)
+    findings += collected.findings
+    usable, refused = [], []
+    for acquisition in collected.acquisitions:
+        found = check_acquisition(acquisition, field_strength=settings.field_strength)
+        (refused if _errors(found) else usable).append(acquisition)
+        findings += found
+    categories = {finding.category for finding in _errors(findings)}
+    if "bids" in categories:
+        raise Stop(
+            ExitCode.INVALID_BIDS,
+            f"{format_findings(findings)}\nMend what the validator found, or use --skip-bids-validation.",
+        )
     if not usable:
-        code = ExitCode.BAD_DATA if collected.acquisitions else ExitCode.NOTHING_MATCHED
-        raise Stop(code, format_findings(everything))
+        if not categories:
+            raise Stop(ExitCode.NOTHING_MATCHED, _nothing_matched(settings))
+        code = next(code for category, code in _EXIT_CODES.items() if category in categories)
+        raise Stop(code, format_findings(findings))
     masks = find_brain_masks(layout, usable) if settings.derivatives else {}
-    jobs = tuple(_make_job(one, settings=settings, masks=masks) for one in usable)
+    findings += _without_mask(usable, masks) if settings.derivatives else []
+    jobs = tuple(_make_job(acquisition, settings=settings, masks=masks) for acquisition in usable)
     _check_memory(jobs, settings)
-    refused = tuple(one for one in collected.acquisitions if _errors(findings[one.name]))
-    return Plan(jobs, everything, refused)
+    return Plan(jobs, tuple(findings), tuple(refused))
 
 
 def _errors(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def _refuse_errors(findings: Sequence[Finding], code: ExitCode) -> None:
-    if errors := _errors(findings):
-        raise Stop(code, f"{format_findings(errors)}\nMend these, or use --skip-bids-validation.")
+def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayout, Collected]:
+    """Index the input and select from it."""
+    filter_file = settings.bids_filter_file
+    try:
+        filters = read_filters(filter_file) if filter_file else None
+        layout = open_layout(
+            settings.bids_dir,
+            database_dir=settings.bids_database_dir,
+            derivatives=dict(settings.derivatives),
+        )
+    except UnreadableDataset as error:
+        code = next(code for key, code in _EXIT_CODES.items() if key in {f.category for f in error.findings})
+        raise Stop(code, format_findings([*findings, *error.findings])) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Stop(ExitCode.NO_INPUT, str(error)) from error
+    collected = collect_acquisitions(
+        layout,
+        participants=settings.participant_label,
+        sessions=settings.session_label,
+        filters=filters,
+    )
+    return layout, collected
+
+
+def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Finding]:
+    return [
+        Finding(
+            "warning",
+            acquisition.name,
+            "--derivatives",
+            "no desc-brain_mask of this acquisition is there, a mask will be made",
+            "add the mask, or leave --derivatives out",
+            subject=acquisition.subject,
+        )
+        for acquisition in acquisitions
+        if acquisition.name not in masks
+    ]
 
 
 def _nothing_matched(settings: Settings) -> str:
@@ -102,9 +154,7 @@ def _nothing_matched(settings: Settings) -> str:
 
 
 def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> AcquisitionJob:
-    phase_range = detect_phase_range(
-        [echo.phase for echo in acquisition.echoes], units=acquisition.echoes[0].phase_metadata.get("Units")
-    )
+    phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
     mask_file = settings.mask_file or masks.get(acquisition.name)
     image = nib.load(acquisition.echoes[0].magnitude)
     if mask_file is not None and nib.load(mask_file).shape[:3] != image.shape[:3]:
@@ -116,7 +166,7 @@ def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> A
     return AcquisitionJob(
         acquisition=acquisition,
         phase_range=phase_range,
-        field_strength=acquisition.field_strength or settings.field_strength,
+        field_strength=settings.field_strength or acquisition.field_strength,
         mask_file=mask_file,
         memory=stage_memory(image.shape[:3], n_echoes=len(acquisition.echoes), low_mem=settings.low_mem),
     )

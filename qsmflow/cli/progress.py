@@ -52,7 +52,8 @@ class RunProgress(AbstractContextManager):
             self.n_computed += 1
             self._bar.advance(self._task)
             outcome = "done" if status == "end" else "FAILED"
-            if not self._console.is_terminal or status != "end":
+            bookkeeping = status == "end" and getattr(node, "run_without_submitting", False)
+            if not (bookkeeping or self._console.is_terminal) or status != "end":
                 clock = time.strftime("%H:%M:%S")
                 self._console.print(
                     f"{clock} {node_title(node.fullname)}: {outcome} in {seconds:.1f} s", highlight=False

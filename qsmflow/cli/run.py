@@ -73,7 +73,7 @@ def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCo
     plan = make_plan(settings)
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:
-        return ExitCode.SUBJECT_FAILED if plan.refused else ExitCode.DONE
+        return ExitCode.DONE if plan.complete else ExitCode.SUBJECT_FAILED
     return _execute(settings, plan, run_id=run_id, argv=argv, console=console)
 
 
@@ -97,7 +97,7 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
         console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
         return ExitCode.DONE
     failure = execute(workflow, settings, console=console)
-    return finalise.close_output(settings, plan, run_id=run_id, failure=failure, console=console)
+    return finalise.close_output(settings, plan, run_id=run_id, argv=argv, failure=failure, console=console)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from qsmflow.bids.dataset import check_output_dir
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.settings import Settings
 
@@ -31,27 +32,30 @@ def check_folders(settings: Settings) -> None:
     for flag, path in files.items():
         if path is not None and not path.exists():
             raise Stop(ExitCode.NO_INPUT, f"{flag} {path}: no such file or folder")
-    _refuse_inside_input(settings.out_dir, settings.bids_dir, allowed=settings.bids_dir / "derivatives")
-    _refuse_inside_input(settings.work_dir, settings.bids_dir)
-    if settings.bids_database_dir is not None:
-        _refuse_inside_input(settings.bids_database_dir, settings.bids_dir)
+    for folder in filter(None, (settings.work_dir, settings.bids_database_dir)):
+        _refuse_inside_input(folder, settings.bids_dir)
     if not settings.dry_run:
-        _refuse_unwritable(settings.out_dir, "output")
-        _refuse_unwritable(settings.work_dir, "work (--work-dir)")
+        _refuse_unwritable(settings.work_dir)
+    try:
+        check_output_dir(settings.out_dir, bids_dir=settings.bids_dir)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    except OSError as error:
+        raise Stop(ExitCode.CANNOT_WRITE, str(error)) from error
 
 
-def _refuse_inside_input(folder: Path, bids_dir: Path, *, allowed: Path | None = None) -> None:
-    inside = folder.resolve().is_relative_to(bids_dir.resolve())
-    if inside and not (allowed and folder.resolve().is_relative_to(allowed.resolve())):
+def _refuse_inside_input(folder: Path, bids_dir: Path) -> None:
+    if folder.resolve().is_relative_to(bids_dir.resolve()):
         raise Stop(
             ExitCode.USAGE,
             f"{folder} lies inside the input {bids_dir}, which is never written to; choose another",
         )
 
 
-def _refuse_unwritable(folder: Path, role: str) -> None:
+def _refuse_unwritable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not existing.is_dir():
-        raise Stop(ExitCode.CANNOT_WRITE, f"{existing} is not a folder; choose another {role} folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise Stop(ExitCode.CANNOT_WRITE, f"{existing} is not writable; choose another {role} folder")
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise Stop(
+            ExitCode.CANNOT_WRITE,
+            f"{existing}: not a folder that can be written to; choose another --work-dir",
+        )

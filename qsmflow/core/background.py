@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsmflow.core.crop import bounding_box
+from qsmflow.core.crop import masked_crop, uncropped
 from qsmflow.core.dipole import DipoleConvolution
 from qsmflow.core.fourier import good_size
 from qsmflow.core.solvers import least_squares
@@ -170,7 +170,7 @@ def remove_background(
     Raises
     ------
     ValueError
-        If the mask is empty or no voxel of it has a positive finite noise.
+        If the mask is empty, the field is not finite in it, or no voxel of it has a positive finite noise.
 
     References
     ----------
@@ -190,9 +190,7 @@ def remove_background(
     >>> float(removal.local_field.abs().max())
     0.0
     """
-    box = bounding_box(mask)
-    inside = mask[box].bool()
-    field = torch.where(inside, total_field[box], 0)
+    box, inside, field = masked_crop(total_field, mask=mask)
     weights, unit_noise = noise_weights(noise[box], mask=inside)
     squared = weights**2
     centre = float((squared * field).sum() / squared.sum())
@@ -208,11 +206,11 @@ def remove_background(
         rtol=rtol,
         max_steps=max_steps,
     )
-    inner = torch.where(inside, operator.crop(operator.convolve(solution.value)) + centre, 0)
-    background = torch.zeros_like(total_field)
-    background[box] = inner
-    local = torch.zeros_like(total_field)
-    local[box] = field - inner
+    background = torch.where(inside, operator.crop(operator.convolve(solution.value)) + centre, 0)
     return BackgroundRemoval(
-        local, background, solution.n_iterations, solution.converged, solution.residual
+        uncropped(field - background, box=box, shape=mask.shape),
+        uncropped(background, box=box, shape=mask.shape),
+        solution.n_iterations,
+        solution.converged,
+        solution.residual,
     )

@@ -34,3 +34,70 @@ def bounding_box(mask: Tensor) -> tuple[slice, ...]:
         raise ValueError("the mask is empty")
     low, high = inside.amin(dim=0).tolist(), inside.amax(dim=0).tolist()
     return tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))
+
+
+def masked_crop(image: Tensor, *, mask: Tensor) -> tuple[tuple[slice, ...], Tensor, Tensor]:
+    """An image and its mask cut to the mask's bounding box.
+
+    Parameters
+    ----------
+    image : Tensor
+        (x, y, z).
+    mask : Tensor
+        (x, y, z), true inside.
+
+    Returns
+    -------
+    box : tuple of slice
+        Where the box is.
+    inside : Tensor
+        The mask in the box, boolean.
+    values : Tensor
+        The image in the box, zero outside the mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask is empty or the image is not finite somewhere in it.
+
+    Examples
+    --------
+    >>> image = torch.tensor([float("nan"), 1.0, 2.0]).reshape(3, 1, 1)
+    >>> box, inside, values = masked_crop(image, mask=torch.isfinite(image))
+    >>> box[0], values.flatten().tolist()
+    (slice(1, 3, None), [1.0, 2.0])
+    """
+    box = bounding_box(mask)
+    inside = mask[box].bool()
+    values = torch.where(inside, image[box], 0)
+    broken = int(torch.count_nonzero(~torch.isfinite(values)))
+    if broken:
+        raise ValueError(f"{broken} voxels of the mask are not finite")
+    return box, inside, values
+
+
+def uncropped(values: Tensor, *, box: tuple[slice, ...], shape: tuple[int, ...]) -> Tensor:
+    """The inverse of a crop, zero outside the box.
+
+    Parameters
+    ----------
+    values : Tensor
+        (x, y, z) in the box.
+    box : tuple of slice
+        Where the box is.
+    shape : tuple of int
+        Size of the whole image.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z).
+
+    Examples
+    --------
+    >>> uncropped(torch.ones(1, 1, 1), box=(slice(1, 2), slice(0, 1), slice(0, 1)), shape=(3, 1, 1)).flatten()
+    tensor([0., 1., 0.])
+    """
+    image = values.new_zeros(shape)
+    image[box] = values
+    return image

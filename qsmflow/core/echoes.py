@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ def fit_echoes(
         even echo times.
     noise : float, optional
         Standard deviation of one channel. Unless given it is estimated from the residuals of the fit or,
-        as one or two echoes leave none, from differences between neighbouring voxels.
+        as one or two echoes leave none, from differences between neighbouring voxels (too small then where
+        the scanner interpolated the image).
     max_steps : int
         Most Gauss–Newton steps.
     tolerance : float
@@ -143,17 +145,14 @@ def fit_echoes(
     if noise is not None and not 0 < noise < math.inf:
         raise ValueError(f"noise must be positive and finite, got {noise}")
     train = _EchoTrain.build(times, bipolar=bipolar, like=signal.real)
-    fit_chunk = _fit_single_echo if len(times) == 1 else _fit_chunk
+    fit_many = partial(_fit_chunk, max_steps=max_steps, tolerance=tolerance)
+    fit_chunk = _fit_single_echo if len(times) == 1 else fit_many
     voxels = measured.flatten().nonzero().squeeze(1)
-    chunks = [
-        fit_chunk(signal.flatten(1)[:, chunk], train=train, max_steps=max_steps, tolerance=tolerance)
-        for chunk in voxels.split(CHUNK_VOXELS)
-    ]
+    chunks = [fit_chunk(signal.flatten(1)[:, chunk], train=train) for chunk in voxels.split(CHUNK_VOXELS)]
     found = {name: torch.cat([chunk.maps[name] for chunk in chunks]) for name in chunks[0].maps}
-    squared_error, energy, gain = (found.pop(name) for name in ("squared_error", "energy", "noise_gain"))
+    size, gain = found.pop("size"), found.pop("noise_gain")
     if noise is None:
-        noise = _estimate_noise(signal, measured, squared_error, energy, train.degrees_of_freedom)
-    found["relative_residual"] = (squared_error / energy).sqrt()
+        noise = _estimate_noise(signal, measured, size, found["relative_residual"], train.degrees_of_freedom)
     largest = UNMEASURED_PERIODS * train.period
     found["frequency_noise"] = (noise * gain).clamp(max=largest)
     images = {name: v.new_zeros(mask.shape).masked_scatter_(measured, v) for name, v in found.items()}
@@ -369,6 +368,7 @@ def _refine(
         echoes, kept, trial, step = (t[..., moving] for t in (echoes, kept, trial, step))
         active, best = active[moving], best[moving]
         n_steps += 1
+    found[:, active] = kept  # the best so far; their last step was not judged
     return found, n_steps, start.shape[1] - len(active)
 
 
@@ -379,6 +379,7 @@ def _fit_chunk(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: 
     echoes = torch.stack([signal.real, signal.imag])
     scale = echoes.abs().amax((0, 1))
     echoes /= scale
+    size = echoes.square().sum((0, 1)).sqrt()
     parameters, n_steps, n_settled = _refine(
         echoes, train.start(echoes), train=train, max_steps=max_steps, tolerance=tolerance
     )
@@ -399,8 +400,8 @@ def _fit_chunk(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: 
         "magnitude": scale * (level + r2star * float(train.times[0])).exp(),
         "r2star": r2star,
         "noise_gain": 1 / (2 * math.pi * train.span * scale * information.sqrt()),
-        "squared_error": scale.square() * (echoes - prediction).square().sum((0, 1)),
-        "energy": scale.square() * echoes.square().sum((0, 1)),
+        "relative_residual": (echoes - prediction).square().sum((0, 1)).sqrt() / size,
+        "size": scale * size,
     }
     if n_groups == 2:
         # Adding π to the bipolar phase and to the offset changes neither polarity.
@@ -411,7 +412,7 @@ def _fit_chunk(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: 
     return _ChunkFit(maps, n_steps, n_settled)
 
 
-def _fit_single_echo(signal: Tensor, *, train: _EchoTrain, max_steps: int, tolerance: float) -> _ChunkFit:
+def _fit_single_echo(signal: Tensor, *, train: _EchoTrain) -> _ChunkFit:
     """Frequency of one echo, whose phase is all precession; nothing is left to iterate or to judge."""
     echo = signal[0]
     size = echo.abs()
@@ -421,14 +422,14 @@ def _fit_single_echo(signal: Tensor, *, train: _EchoTrain, max_steps: int, toler
         "magnitude": size,
         "phase_offset": torch.zeros_like(size),
         "noise_gain": per_radian / size,
-        "squared_error": torch.zeros_like(size),
-        "energy": size.square(),
+        "relative_residual": torch.zeros_like(size),
+        "size": size,
     }
     return _ChunkFit(maps, 0, len(size))
 
 
 def _estimate_noise(
-    signal: Tensor, measured: Tensor, squared_error: Tensor, energy: Tensor, degrees_of_freedom: int
+    signal: Tensor, measured: Tensor, size: Tensor, relative_residual: Tensor, degrees_of_freedom: int
 ) -> float:
     """Standard deviation of one channel; medians, as vessels and air do not follow the model.
 
@@ -436,10 +437,10 @@ def _estimate_noise(
     along all axes (Immerkær 1996, 10.1006/cviu.1996.0060, in three dimensions) stand in for it.
     """
     # Data without noise still carry the rounding of their precision.
-    smallest = torch.finfo(energy.dtype).eps * math.sqrt(float(energy.median()))
+    smallest = torch.finfo(size.dtype).eps * float(size.median())
     if degrees_of_freedom > 0:
-        variance = float(squared_error.median()) / chi2.median(degrees_of_freedom)
-        return max(math.sqrt(variance), smallest)
+        error = float((relative_residual * size).median())
+        return max(error / math.sqrt(chi2.median(degrees_of_freedom)), smallest)
     difference, inside, gain = signal, measured, 1.0
     for axis, size in enumerate(measured.shape):
         if size < 3:

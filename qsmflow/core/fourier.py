@@ -65,6 +65,47 @@ def frequencies(shape: Sequence[int], *, voxel_size: Sequence[float], device=Non
     return tuple(axes)
 
 
+def spherical_mean_kernel(
+    shape: Sequence[int],
+    *,
+    voxel_size: Sequence[float],
+    radius: float,
+    device=None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean over the voxels within a radius, in the Fourier domain.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Grid size in voxels.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    radius : float
+        mm.
+    device, dtype
+        Of the result.
+
+    Returns
+    -------
+    Tensor
+        (nx, ny, nz // 2 + 1), dimensionless, one at k = 0, laid out for ``torch.fft.rfftn``.
+
+    Examples
+    --------
+    >>> kernel = spherical_mean_kernel((8, 8, 8), voxel_size=(1, 1, 2), radius=1)
+    >>> ball = torch.fft.irfftn(kernel, s=(8, 8, 8))
+    >>> [round(abs(float(ball[index])), 4) for index in [(0, 0, 0), (7, 0, 0), (0, 0, 1)]]
+    [0.2, 0.2, 0.0]
+    """
+    squared = torch.zeros((1, 1, 1), dtype=torch.float64, device=device)
+    for axis, (size, edge) in enumerate(zip(shape, voxel_size, strict=True)):
+        steps = torch.fft.fftfreq(size, d=1 / size, dtype=torch.float64, device=device)
+        squared = squared + (steps * float(edge)).square().reshape([-1 if a == axis else 1 for a in range(3)])
+    ball = (squared <= radius**2).to(torch.float64)
+    return torch.fft.rfftn(ball / ball.sum()).real.to(dtype)
+
+
 def gradient(image: Tensor, *, voxel_size: Sequence[float], out: Tensor | None = None) -> Tensor:
     """Forward differences over voxel size, zero behind the last voxel.
 

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
-from skimage.morphology import remove_small_holes
 from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate, pad
+
+from qsmflow.core.crop import bounding_box
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,12 @@ def _deepest_part(
     foreground: np.ndarray, *, voxel_size: Sequence[float], bridge_radius: float, core_radius: float
 ) -> np.ndarray:
     """The brain among the parts of the foreground."""
-    # Dark ventricles and veins would make the brain shallow; the skull is larger than any of them.
+    # Dark ventricles and veins would make the brain shallow; an enclosed skull is larger than they are.
     largest_hole = 60e3  # mm³
-    solid = remove_small_holes(foreground, max_size=int(largest_hole / np.prod(voxel_size)))
+    holes, _ = ndimage.label(ndimage.binary_fill_holes(foreground) & ~foreground)
+    small = np.bincount(holes.ravel()) * np.prod(voxel_size) < largest_hole
+    small[0] = False
+    solid = foreground | small[holes]
     if solid.all():
         return solid
     depth = ndimage.distance_transform_edt(solid, sampling=voxel_size)
@@ -273,18 +277,21 @@ def combine_masks(
     if not joint.any():
         sizes = ", ".join(str(int(mask.sum())) for mask in masks)
         raise ValueError(f"the masks have no voxel in common (they hold {sizes} voxels)")
-    joint = ndimage.binary_fill_holes(joint)
-    core = _deeper_than(joint, opening_radius, voxel_size)
+    box = _roomy_box(joint)
+    whole = ndimage.binary_fill_holes(joint[box])
+    core = _deeper_than(whole, opening_radius, voxel_size)
     if not core.any():
         raise ValueError(
             f"nothing is left of the mask after an opening by {opening_radius:g} mm: "
-            f"its {int(joint.sum())} voxels are nowhere thicker than that"
+            f"its {int(whole.sum())} voxels are nowhere thicker than that"
         )
-    opened = joint & ~_deeper_than(~core, opening_radius, voxel_size)
+    opened = whole & ~_deeper_than(~core, opening_radius, voxel_size)
     parts, _ = ndimage.label(opened)
     size = np.bincount(parts.ravel())
     size[0] = 0
-    kept = ndimage.binary_fill_holes(np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max()))))
+    large = np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max())))
+    kept = np.zeros_like(joint)
+    kept[box] = ndimage.binary_fill_holes(large)
     first = masks[0].bool()
     mask = torch.from_numpy(kept).to(first.device)
     return Mask(
@@ -327,7 +334,19 @@ def erode(mask: Tensor, *, radius: float, voxel_size: Sequence[float]) -> Tensor
     """
     if not radius >= 0:
         raise ValueError(f"the radius of an erosion must not be negative, got {radius} mm")
-    return torch.from_numpy(_deeper_than(mask.bool().cpu().numpy(), radius, voxel_size)).to(mask.device)
+    inside = mask.bool().cpu().numpy()
+    eroded = np.zeros_like(inside)
+    if inside.any():
+        box = _roomy_box(inside)
+        eroded[box] = _deeper_than(inside[box], radius, voxel_size)
+    return torch.from_numpy(eroded).to(mask.device)
+
+
+def _roomy_box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Bounding box with one more voxel to each side, where the image has one."""
+    return tuple(
+        slice(max(0, part.start - 1), part.stop + 1) for part in bounding_box(torch.from_numpy(mask))
+    )
 
 
 def _deeper_than(mask: np.ndarray, radius: float, voxel_size: Sequence[float]) -> np.ndarray:

@@ -59,7 +59,7 @@ def nrmse(value: Tensor, truth: Tensor, *, mask: Tensor) -> float:
 
     References
     ----------
-    QSM Challenge 2.0: Bilgic et al. 2021, 10.1002/mrm.28716.
+    QSM Challenge 2.0, report: 10.1002/mrm.28754; its phantom: Marques et al. 2021, 10.1002/mrm.28716.
 
     Examples
     --------

@@ -152,6 +152,8 @@ class _Pairs:
             grown = voxels.copy()
             grown[self.first[voxels[self.second]]] = True
             grown[self.second[voxels[self.first]]] = True
+            if np.array_equal(grown, voxels):
+                break
             voxels = grown
         return voxels
 

@@ -69,13 +69,14 @@ class DerivativesSink(SimpleInterface):
             extension=extension,
         )
         target = Path(inputs.base_directory).absolute() / name
-        if isdefined(inputs.meta) and is_image:
+        image = _typed(source, np.uint8 if inputs.suffix == "mask" else np.float32) if is_image else None
+        if is_image and isdefined(inputs.meta):
             sidecar = target.with_name(target.name.removesuffix(extension) + ".json")
             write_json(sidecar, inputs.meta)
             self._results["out_meta"] = str(sidecar)
         with replacing(target) as beside:
             if is_image:
-                nb.save(_typed(source, np.uint8 if inputs.suffix == "mask" else np.float32), beside)
+                nb.save(image, beside)
             else:
                 shutil.copyfile(source, beside)
         self._results["out_file"] = str(target)
@@ -85,7 +86,7 @@ class DerivativesSink(SimpleInterface):
 def _typed(path: Path, dtype: type) -> nb.Nifti1Image:
     """The image in the type it is stored in, unscaled, with its header otherwise as it was."""
     image = nb.load(path)
-    data = np.asanyarray(image.dataobj)
+    data = np.asanyarray(image.dataobj).astype(dtype)
     if not np.all(np.isfinite(data)):
         raise ValueError(f"{path}: the map has voxels that are not finite")
     if not np.any(data):
@@ -95,4 +96,4 @@ def _typed(path: Path, dtype: type) -> nb.Nifti1Image:
     header.set_slope_inter(1, 0)
     header.set_xyzt_units("mm", "sec")
     header["cal_min"] = header["cal_max"] = 0
-    return nb.Nifti1Image(data.astype(dtype), image.affine, header)
+    return nb.Nifti1Image(data, image.affine, header)

@@ -7,14 +7,16 @@ from nipype.interfaces.base import File, traits
 
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.masks import brain_mask, combine_masks, phase_quality_mask
-from qsmflow.core.reference import csf_mask
+from qsmflow.core.reference import reference_region
 from qsmflow.interfaces.images import geometry, load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 
 
 class _MaskBrainInputSpec(StageInputSpec):
     magnitude = File(exists=True, mandatory=True, desc="magnitude combined over the echoes")
-    mask_file = traits.Either(None, File(exists=True), usedefault=True, desc="the user's mask, taken as it is")
+    mask_file = traits.Either(
+        None, File(exists=True), usedefault=True, desc="mask of the user, kept as it is"
+    )
 
 
 class _MaskOutputSpec(StageOutputSpec):
@@ -36,9 +38,7 @@ class MaskBrain(Stage):
             )
         else:
             mask = brain_mask(load(like), voxel_size=geometry(like).voxel_size)
-            record = StageRecord(
-                stage="Brain mask", algorithm="Brain extraction from the combined magnitude"
-            )
+            record = StageRecord(stage="Brain mask", algorithm="Brain extraction from the combined magnitude")
         return {"mask": save(mask, folder / "mask.nii", like=like), "out_record": record.to_dict()}
 
 
@@ -75,12 +75,12 @@ class RefineMask(Stage):
 
 
 class _SegmentCSFInputSpec(StageInputSpec):
-    r2star = traits.Either(None, File(exists=True), mandatory=True, desc="R2* in 1/s; None: no CSF is found")
+    r2star = traits.Either(None, File(exists=True), mandatory=True, desc="R2* in 1/s; None finds no fluid")
     mask = File(exists=True, mandatory=True, desc="brain mask")
 
 
 class _SegmentCSFOutputSpec(StageOutputSpec):
-    csf_mask = traits.Either(None, File(), desc="ventricular CSF, None where none was found")
+    csf_mask = traits.Either(None, File(), desc="ventricular fluid, None where none was found")
 
 
 class SegmentCSF(Stage):
@@ -90,4 +90,18 @@ class SegmentCSF(Stage):
     output_spec = _SegmentCSFOutputSpec
 
     def _run_stage(self, folder: Path) -> dict:
-        raise NotImplementedError
+        mask = load_mask(self.inputs.mask)
+        found = reference_region(
+            "csf",
+            mask=mask,
+            r2star=load(self.inputs.r2star) if self.inputs.r2star else None,
+            voxel_size=geometry(self.inputs.mask).voxel_size,
+        )
+        record = StageRecord(
+            stage="CSF mask",
+            algorithm="Low R2* in the middle of the brain",
+            references=("liu2018medi0",),
+            warnings=(found.shortfall,) if found.shortfall else (),
+        )
+        csf = None if found.shortfall else save(found.region, folder / "csf.nii", like=self.inputs.mask)
+        return {"csf_mask": csf, "out_record": record.to_dict()}

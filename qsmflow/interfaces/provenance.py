@@ -37,7 +37,7 @@ class DescribeMap(SimpleInterface):
         if self.inputs.last_stage:
             names = [record["stage"] for record in records]
             records = records[: names.index(self.inputs.last_stage) + 1]
-        reference = next((r["figures"] for r in records if r["stage"] == "Reference"), None)
+        reference = next((r["figures"] for r in records if r["stage"] == "Referencing"), None)
         self._results["meta"] = sidecar(
             records,
             acquisition=self.inputs.acquisition,

@@ -10,9 +10,10 @@ from qsmflow.version import __version__
 
 
 class StageInputSpec(BaseInterfaceInputSpec):
-    """How a stage computes; none of it changes what is computed, so none of it is hashed."""
+    """How a stage computes; none of it makes an earlier result stale, so none of it is hashed."""
 
     num_threads = traits.Range(low=1, value=1, nohash=True, usedefault=True, desc="threads of this stage")
+    random_seed = traits.Int(0, nohash=True, usedefault=True, desc="seed of whatever the stage draws")
     use_gpu = traits.Bool(False, nohash=True, usedefault=True, desc="compute on the GPU")
 
 
@@ -34,6 +35,7 @@ class Stage(SimpleInterface):
 
     def _run_interface(self, runtime):
         torch.set_num_threads(self.inputs.num_threads)
+        torch.manual_seed(self.inputs.random_seed)
         self._results.update(self._run_stage(Path(runtime.cwd)))
         self._results["out_record"]["version"] = __version__
         return runtime

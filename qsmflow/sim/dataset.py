@@ -24,8 +24,8 @@ raised.
 
 The truth lies in `derivatives/truth`: susceptibility (ppm, relative to water), total and local field
 (Hz), R2*, T2* and the brain mask. The local field is that of the susceptibility inside the mask less its
-mean there, because a constant inside the mask cannot be told from sources outside. Compare maps after
-removing their means inside the mask.
+mean there, because a constant inside the mask cannot be told from sources outside. Compare a map x with
+the truth t after removing their means inside the mask: NRMSE = ||x - t|| / ||t||, in percent.
 
 Made anew, byte for byte, by
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -149,3 +150,33 @@ def block_mean(image: Tensor, *, factor: int) -> Tensor:
     *lead, nx, ny, nz = image.shape
     blocks = image.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
     return blocks.mean(dim=(-5, -3, -1))
+
+
+def spline_refined(image: Tensor, *, factor: int) -> Tensor:
+    """A smooth image on voxels ``factor`` times smaller, by cubic splines along each axis.
+
+    Splines have no kinks: the Laplacian of a field stays that of the field.
+
+    Parameters
+    ----------
+    image : Tensor
+        (x, y, z).
+    factor : int
+        Fine voxels along a voxel's edge.
+
+    Returns
+    -------
+    Tensor
+        (x * factor, y * factor, z * factor).
+
+    Examples
+    --------
+    >>> ramp = torch.arange(4.0).reshape(4, 1, 1).expand(4, 4, 4)
+    >>> spline_refined(ramp, factor=2)[2:5, 0, 0]
+    tensor([0.7500, 1.2500, 1.7500])
+    """
+    for axis, size in enumerate(image.shape):
+        positions = (np.arange(size * factor) + 0.5) / factor - 0.5
+        matrix = image.new_tensor(CubicSpline(np.arange(size), np.eye(size))(positions))
+        image = torch.tensordot(image, matrix, dims=([axis], [1])).movedim(-1, axis)
+    return image

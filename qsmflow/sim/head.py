@@ -169,13 +169,14 @@ def _draw_outside(canvas: _Canvas, hull: Tensor) -> None:
     """Scalp, face, neck, skull, eyes and the air spaces: where the background field comes from."""
     points = canvas.points
     face = Ellipsoid((0, 38, -62), (64, 58, 72)).distance(points)
+    brow = Ellipsoid((0, 62, -8), (46, 24, 24)).distance(points)
     neck = Tube(((0, -28, -60), (0, -35, -220)), (62, 62)).distance(points)
-    outer = smooth_union([hull - 14, face, neck], blend=5)
-    canvas.paint("scalp", outer)
-    # The neck ends where the box of the head ends.
-    canvas.paint("muscle", smooth_union([torch.maximum(outer, hull - 12) + 5, outer + 5], blend=1))
-    canvas.paint("scalp", torch.maximum(outer, 8 - hull).maximum(-points[2] - 10))
-    canvas.paint("bone", hull - 8)
+    outer = smooth_union([hull - 14, brow, face, neck], blend=5)
+    canvas.paint("fat", outer)
+    # Over the skull cap all is fat and skin; below the orbits there is muscle under it.
+    canvas.paint("muscle", torch.maximum(outer + 5, points[2] + 10))
+    # The frontal bone thickens towards the brow, where it holds the sinuses.
+    canvas.paint("bone", smooth_union([hull - 8, brow + 6], blend=2))
     canvas.paint("csf", hull - 2)
     for solid in _mirrored(Ellipsoid((33, 58, -36), (12, 12, 12))):
         canvas.draw("eye", solid)
@@ -183,18 +184,20 @@ def _draw_outside(canvas: _Canvas, hull: Tensor) -> None:
         canvas.draw("bone", solid, shell=1.5)
     for solid in _air_spaces():
         canvas.draw("air", solid)
+    # Thin as the bone under it may be, the brain is not aired.
+    canvas.paint("csf", hull - 1)
 
 
 def _air_spaces() -> list[Solid]:
     return [
-        *_mirrored(Ellipsoid((11, 75, -4), (11, 6, 10))),  # frontal sinus
-        *_mirrored(Ellipsoid((8, 22, -38), (7, 12, 9))),  # sphenoid sinus
-        *_mirrored(Ellipsoid((8, 48, -36), (6, 20, 9))),  # ethmoid cells
+        *_mirrored(Ellipsoid((10, 73, -2), (10, 5.5, 11))),  # frontal sinus
+        *_mirrored(Ellipsoid((8, 24, -32), (7, 12, 8))),  # sphenoid sinus
+        *_mirrored(Ellipsoid((8, 50, -30), (6, 17, 8))),  # ethmoid cells
         *_mirrored(Ellipsoid((34, 48, -66), (13, 16, 16))),  # maxillary sinus
-        Ellipsoid((0, 52, -68), (12, 36, 17)),  # nasal cavity
+        Ellipsoid((0, 54, -62), (12, 34, 20)),  # nasal cavity
         Tube(((0, 18, -66), (0, 2, -85), (0, -5, -120), (0, -5, -220)), (9, 8, 9, 9)),  # pharynx
-        *_mirrored(Tube(((46, -20, -50), (62, -22, -52), (90, -24, -54)), (3, 4, 4))),  # ear canal
-        *_mirrored(Ellipsoid((50, -36, -58), (6, 8, 8))),  # mastoid cells
+        *_mirrored(Tube(((44, -20, -48), (62, -22, -52), (90, -24, -54)), (3.5, 3.5, 4))),  # ear canal
+        *_mirrored(Ellipsoid((52, -36, -52), (7, 9, 8))),  # mastoid cells
     ]
 
 
@@ -205,7 +208,7 @@ def _draw_cortex(canvas: _Canvas, hull: Tensor, *, folds: Tensor, foliation: Ten
     sulci do. |field| over the field's mean slope is the distance to the nearest sheet.
     """
     points, depth = canvas.points, -hull
-    x, y, z = points
+    x, _, z = points
     stem, cerebellum = _brain_stem(points), _cerebellum(points)
     # Sulci close towards their floor, 16 mm under the hull, and the stem has none.
     sulcus = folds.abs() * (21.0 / (2 * np.pi)) + (depth - 16).clamp(min=0)
@@ -214,11 +217,11 @@ def _draw_cortex(canvas: _Canvas, hull: Tensor, *, folds: Tensor, foliation: Ten
     fissure = x.abs() - 0.3 + (4 - callosum).clamp(min=0) + (-18 - z).clamp(min=0)
     pial = torch.minimum(depth, torch.minimum(sulcus, fissure))
     leaf = torch.minimum(depth, foliation.abs() * (9.0 / (2 * np.pi)) + (depth - 14).clamp(min=0)) + 1.2
-    pial = torch.where(cerebellum < torch.minimum(stem, x * 0 + 1), leaf, pial)
+    pial = torch.where(cerebellum < stem.clamp(max=1), leaf, pial)
     pial = torch.where(stem < 1, depth + 3, pial)
     inside = canvas.share(hull) > 0
     for tissue, ribbon in (("grey matter", 0.7), ("white matter", 3.3)):
-        canvas.paint(tissue, torch.where(inside, (ribbon - pial).maximum(hull), 10.0 + 0 * hull))
+        canvas.paint(tissue, torch.where(inside, (ribbon - pial).maximum(hull), canvas.edge))
 
 
 def _deep_structures() -> list[tuple[str, Solid]]:
@@ -251,7 +254,7 @@ def _veins(generator: torch.Generator) -> list[tuple[str, Solid]]:
     sinus = tuple((0.0, float(-18 + 86 * np.cos(a)), float(14 + 62 * np.sin(a))) for a in angles)
     midline = [
         Tube(sinus, tuple(np.linspace(1.5, 3.5, len(sinus)))),
-        Tube(((0, -38, 6), (0, -58, 2), (0, -84, -2), (0, -102, 3)), (2.0, 2.2, 2.4, 3.0)),
+        Tube(((0, -38, 6), (0, -58, 2), (0, -84, -2), (0, -102, 3)), (1.7, 1.8, 2.0, 2.5)),
     ]
     pairs = [
         Tube(((1.8, 2, 14), (1.8, -18, 13), (1.5, -34, 10), (0, -38, 6)), (0.9, 1.1, 1.3, 1.8)),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from qsmflow.core.dipole import b0_direction, dipole_field
 from qsmflow.core.units import hertz_per_ppm
@@ -15,6 +14,7 @@ from qsmflow.sim.grids import (
     enlarged,
     oblique_affine,
     refined,
+    spline_refined,
     voxel_centers,
     voxel_edges,
 )
@@ -66,7 +66,7 @@ class MgreProtocol:
 #: The acquisition of ``bids_examples/simple_head``: 2 mm voxels, a slab oblique about two axes.
 SIMPLE_HEAD = MgreProtocol(
     shape=(80, 92, 74),
-    affine=oblique_affine((80, 92, 74), voxel_size=(2, 2, 2), rotation=(-15, 12, 0), center=(0, -18, 4)),
+    affine=oblique_affine((80, 92, 74), voxel_size=(2, 2, 2), rotation=(-15, 12, 0), center=(0, -18, 2)),
     echo_times=(0.004, 0.009, 0.014, 0.019, 0.024),
 )
 
@@ -146,12 +146,7 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
     fine_mask = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     frequency = scale * (field - shim_field(field, centers=centers, mask=fine_mask))
     inner = torch.where(fine_mask, susceptibility - susceptibility[fine_mask].mean(), 0.0)
-    local = scale * dipole_field(
-        inner,
-        voxel_size=voxel_edges(near.fine_affine),
-        b0_direction=b0_direction(protocol.affine),
-        padding=inner.shape,
-    )
+    local = scale * _field_of(inner, near.fine_affine)
     magnitude = steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol) * receive_bias(
         centers
     )
@@ -224,28 +219,26 @@ def _head_field(head: Head, near: _NearGrid, *, seed: int) -> Tensor:
 
     Susceptibility is taken relative to the air around, so that it ends where the head ends.
     """
-    air, direction = TISSUES["air"].susceptibility, b0_direction(near.affine)
-    field = dipole_field(
-        head.susceptibility - air, voxel_size=voxel_edges(near.fine_affine), b0_direction=direction
-    )
+    air = TISSUES["air"].susceptibility
+    field = _field_of(head.susceptibility - air, near.fine_affine)
     first, stop = box_indices(near.shape, near.affine, *HEAD_BOX)
     # Whole coarse voxels on either side, so that coarse and near voxels share their faces.
     before = [2 * int(np.ceil(max(-a, 0) / 2)) for a in first]
     after = [2 * int(np.ceil(max(b - size, 0) / 2)) for b, size in zip(stop, near.shape, strict=True)]
-    coarse_shape, coarse_affine = refined(
-        *enlarged(near.shape, near.affine, before=before, after=after), factor=0.5
-    )
-    far = (
-        build_head(shape=coarse_shape, affine=coarse_affine, seed=seed, device=field.device).susceptibility
-        - air
-    )
+    shape, affine = refined(*enlarged(near.shape, near.affine, before=before, after=after), factor=0.5)
+    far = build_head(shape=shape, affine=affine, seed=seed, device=field.device).susceptibility - air
     block = tuple(slice(b // 2, (b + size) // 2) for b, size in zip(before, near.shape, strict=True))
     far[block] = 0
-    far = dipole_field(
-        far, voxel_size=voxel_edges(coarse_affine), b0_direction=direction, padding=coarse_shape
-    )
-    return (
-        field + functional.interpolate(far[block][None, None], size=near.fine_shape, mode="trilinear")[0, 0]
+    return field + spline_refined(_field_of(far, affine)[block], factor=2 * near.factor)
+
+
+def _field_of(susceptibility: Tensor, affine: np.ndarray) -> Tensor:
+    """Dipole field, padded to twice the grid so that nothing wraps round."""
+    return dipole_field(
+        susceptibility,
+        voxel_size=voxel_edges(affine),
+        b0_direction=b0_direction(affine),
+        padding=susceptibility.shape,
     )
 
 

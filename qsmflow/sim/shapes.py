@@ -50,8 +50,8 @@ class Ellipsoid:
     Examples
     --------
     >>> ball = Ellipsoid((0, 0, 0), (5, 5, 5))
-    >>> ball.distance(torch.tensor([[0.0], [0.0], [7.0]])).tolist()
-    [2.0]
+    >>> ball.distance(torch.tensor([[0.0], [0.0], [7.0]]))
+    tensor([2.0000])
     """
 
     center: Point

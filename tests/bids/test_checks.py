@@ -43,7 +43,6 @@ def test_a_sound_single_echo_has_no_findings(study):
         ({"EchoTime": 4.0}, "EchoTime", "milliseconds"),
         ({"EchoTime": "0.004"}, "EchoTime", "no positive number"),
         ({"EchoTime": -0.004}, "EchoTime", "no positive number"),
-        ({"EchoTime": 0.005}, "EchoTime", "magnitude has 0.005 s and phase 0.004 s"),
         ({"MagneticFieldStrength": None}, "MagneticFieldStrength", "missing"),
         ({"MagneticFieldStrength": 0}, "MagneticFieldStrength", "0 is no field"),
         ({"MagneticFieldStrength": 70}, "MagneticFieldStrength", "70 is no field"),
@@ -58,6 +57,12 @@ def test_metadata_of_a_magnitude(study, fields, field, words):
     assert finding.severity == "error" and finding.field == field and words in finding.problem
     assert finding.file == "sub-01/anat/sub-01_echo-1_part-mag_MEGRE.nii.gz"
     assert finding.subject == "01" and finding.fix
+
+
+def test_echo_times_of_magnitude_and_phase_differ(study):
+    magnitude, *_ = study.add_scan()
+    study.edit_sidecar(magnitude, EchoTime=0.005)
+    assert errors(check(study)) == [("EchoTime", "magnitude has 0.005 s and phase 0.004 s")]
 
 
 @pytest.mark.parametrize("stated", [None, 0, 70])
@@ -206,7 +211,7 @@ def test_empty_file(study):
     assert errors(check(study)) == [("image", "the file is empty (0 bytes)")]
 
 
-@pytest.mark.parametrize("kept", [20, 200, -9])
+@pytest.mark.parametrize("kept", [20, 200, -100])
 def test_truncated_file(study, kept):
     magnitude, *_ = study.add_scan()
     magnitude.write_bytes(magnitude.read_bytes()[:kept])

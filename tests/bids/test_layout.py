@@ -125,7 +125,7 @@ def test_filter_file(tmp_path):
     assert read_filters(path) == {"megre": {"run": 1}}
     for text in ("{", '["megre"]', '{"megre": "still"}'):
         path.write_text(text)
-        with pytest.raises(UnreadableDataset, match="filter.json: --bids-filter-file"):
+        with pytest.raises(UnreadableDataset, match=r"filter\.json: --bids-filter-file"):
             read_filters(path)
 
 
@@ -189,6 +189,24 @@ def test_every_broken_sidecar_is_named(study):
     assert [finding.file for finding in caught.value.findings] == [
         f"sub-01/anat/sub-01_echo-1_part-{part}_MEGRE.json" for part in ("mag", "phase")
     ]
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "words"),
+    [("[1]", "no JSON object"), ('{"echo": "7"}', "Conflicting values found for entity 'echo'")],
+)
+def test_sidecars_that_cannot_be_are_no_tracebacks(study, sidecar, words):
+    magnitude, *_ = study.add_scan()
+    magnitude.with_name(magnitude.name.replace(".nii.gz", ".json")).write_text(sidecar)
+    with pytest.raises(UnreadableDataset, match=words):
+        open_layout(study.root)
+
+
+def test_a_relative_path_with_dots(study, monkeypatch):
+    study.add_scan()
+    monkeypatch.chdir(study.root / "sub-01")
+    (acquisition,) = collect_acquisitions(open_layout("..")).acquisitions
+    assert acquisition.magnitudes[0].is_relative_to(study.root)
 
 
 def test_missing_folders(tmp_path):

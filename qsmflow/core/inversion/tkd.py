@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qsmflow.core.crop import bounding_box
+from qsmflow.core.crop import masked_crop, uncropped
 from qsmflow.core.dipole import DipoleConvolution
 from qsmflow.core.inversion.result import Inversion
 
@@ -22,7 +22,9 @@ def invert_tkd(
     """Divide by the dipole kernel where it is large, by the threshold where it is small.
 
     χ(k) = b(k) / D(k) where |D| > t and b(k)·sign(D(k)) / t elsewhere. The result is too small by the
-    mean of D times this inverse, the height of the point spread function.
+    mean of D times this inverse, the height of the point spread function: by 15 to 20 % at the usual
+    threshold. Dividing by that height repairs the contrast of large structures, but scales streaks and
+    noise up with it; in phantoms the root mean square error rises, so it is off unless asked for.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def invert_tkd(
     Raises
     ------
     ValueError
-        If the threshold is out of range or the mask is empty.
+        If the threshold is out of range, the mask is empty or the field is not finite in it.
 
     References
     ----------
@@ -62,9 +64,7 @@ def invert_tkd(
     """
     if not 0 < threshold < 2 / 3:
         raise ValueError(f"the threshold must lie between 0 and 2/3, got {threshold}")
-    box = bounding_box(mask)
-    inside = mask[box].bool()
-    field = torch.where(inside, local_field[box], 0)
+    box, inside, field = masked_crop(local_field, mask=mask)
     convolve = DipoleConvolution(
         field.shape,
         voxel_size=voxel_size,
@@ -81,6 +81,5 @@ def invert_tkd(
     inverted = torch.where(inside, inverted, 0)
     misfit = torch.where(inside, convolve(inverted) - field, 0)
     norm = float(field.norm())
-    susceptibility = torch.zeros_like(local_field)
-    susceptibility[box] = inverted
+    susceptibility = uncropped(inverted, box=box, shape=mask.shape)
     return Inversion(susceptibility, 1, True, float(misfit.norm()) / norm if norm else 0.0)

@@ -1,0 +1,236 @@
+"""The region in which susceptibility is called zero."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+class NoCsfError(ValueError):
+    """No ventricular cerebrospinal fluid was found."""
+
+
+@dataclass(frozen=True)
+class ReferenceRegion:
+    """Where susceptibility is set to zero.
+
+    Attributes
+    ----------
+    kind : str
+        What the region is: csf, brain or none.
+    region : Tensor or None
+        (x, y, z), bool; None where nothing is subtracted.
+    shortfall : str or None
+        Why the region is not of the kind that was asked for; None if it is.
+    """
+
+    kind: str
+    region: Tensor | None
+    shortfall: str | None = None
+
+
+@dataclass(frozen=True)
+class Referenced:
+    """A susceptibility relative to a region.
+
+    Attributes
+    ----------
+    susceptibility : Tensor
+        (x, y, z) in ppm, zero outside the mask.
+    mean : float
+        What was subtracted: the mean over the region before referencing, ppm.
+    standard_deviation : float
+        Over the region, ppm.
+    n_voxels : int
+        Size of the region.
+    """
+
+    susceptibility: Tensor
+    mean: float
+    standard_deviation: float
+    n_voxels: int
+
+
+def csf_mask(
+    r2star: Tensor,
+    *,
+    mask: Tensor,
+    voxel_size: Sequence[float],
+    threshold: float = 5.0,
+    central_radius: float = 30.0,
+    n_parts: int = 2,
+    least_volume: float = 0.25,
+) -> Tensor:
+    """Cerebrospinal fluid of the ventricles: low R2* in the middle of the brain.
+
+    Voxels whose R2*, median filtered over 3×3×3, is below the threshold, within a sphere around the
+    brain's centre of mass; of their connected parts the largest. Unlike in the paper, the parts are
+    not followed out of the sphere, where they join the fluid of the sulci at the mask's rim.
+
+    Parameters
+    ----------
+    r2star : Tensor
+        (x, y, z) in 1/s.
+    mask : Tensor
+        (x, y, z), bool, the brain.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+    threshold : float
+        R2* in 1/s below which a voxel may be fluid.
+    central_radius : float
+        Radius of the sphere in mm.
+    n_parts : int
+        Most connected parts kept; the lateral ventricles are two.
+    least_volume : float
+        Least volume of a part in ml.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), bool, within the mask.
+
+    Raises
+    ------
+    NoCsfError
+        If no part is large enough.
+    ValueError
+        If the mask is empty.
+
+    References
+    ----------
+    MEDI+0: Liu et al. 2018, 10.1002/mrm.26946.
+
+    Examples
+    --------
+    >>> r2star = torch.full((16, 16, 16), 20.0)
+    >>> r2star[6:10, 6:10, 6:10] = 1
+    >>> mask = torch.ones(16, 16, 16, dtype=torch.bool)
+    >>> int(csf_mask(r2star, mask=mask, voxel_size=(2, 2, 2)).sum())
+    32
+    """
+    if not bool(mask.any()):
+        raise ValueError("the brain mask is empty")
+    places = torch.nonzero(mask).double()
+    centre = places.mean(0)
+    squared = sum(
+        ((torch.arange(size, dtype=torch.float64) - float(centre[axis])) * float(voxel_size[axis]))
+        .square()
+        .reshape([-1 if other == axis else 1 for other in range(3)])
+        for axis, size in enumerate(mask.shape)
+    )
+    central = mask.bool().cpu() & (squared <= central_radius**2)
+    smooth = ndimage.median_filter(r2star.cpu().numpy(), size=3, mode="nearest")
+    parts, _ = ndimage.label(central.numpy() & (smooth < threshold), structure=np.ones((3, 3, 3)))
+    volume = np.bincount(parts.ravel()) * float(np.prod(voxel_size)) / 1000
+    volume[0] = 0
+    largest = np.argsort(volume)[::-1][:n_parts]
+    large = largest[volume[largest] >= least_volume]
+    if not large.size:
+        raise NoCsfError(
+            f"no ventricle found: R2* below {threshold:g} 1/s within {central_radius:g} mm of the brain's "
+            f"centre fills {volume.max():.2f} ml in one piece, at least {least_volume:g} ml are needed"
+        )
+    return torch.from_numpy(np.isin(parts, large)).to(mask.device)
+
+
+def reference_region(
+    kind: str, *, mask: Tensor, r2star: Tensor | None, voxel_size: Sequence[float]
+) -> ReferenceRegion:
+    """Region for a choice of reference; the whole brain where no fluid can be found.
+
+    Parameters
+    ----------
+    kind : str
+        ``csf`` (ventricles), ``brain`` (whole mask) or ``none``.
+    mask : Tensor
+        (x, y, z), bool, the brain.
+    r2star : Tensor or None
+        (x, y, z) in 1/s; None for a single echo.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+
+    Returns
+    -------
+    ReferenceRegion
+        The region, what it is, and why if it is not what was asked for.
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown.
+
+    Examples
+    --------
+    >>> mask = torch.ones(4, 4, 4, dtype=torch.bool)
+    >>> found = reference_region("csf", mask=mask, r2star=None, voxel_size=(1, 1, 1))
+    >>> found.kind, found.shortfall
+    ('brain', 'ventricles are found by R2*, which a single echo does not give')
+    """
+
+    def ventricles() -> ReferenceRegion:
+        if r2star is None:
+            return ReferenceRegion(
+                "brain", mask.bool(), "ventricles are found by R2*, which a single echo does not give"
+            )
+        try:
+            return ReferenceRegion("csf", csf_mask(r2star, mask=mask, voxel_size=voxel_size))
+        except NoCsfError as error:
+            return ReferenceRegion("brain", mask.bool(), str(error))
+
+    choices: dict[str, Callable[[], ReferenceRegion]] = {
+        "csf": ventricles,
+        "brain": lambda: ReferenceRegion("brain", mask.bool()),
+        "none": lambda: ReferenceRegion("none", None),
+    }
+    if kind not in choices:
+        raise ValueError(f"the reference must be one of {', '.join(choices)}, got {kind!r}")
+    return choices[kind]()
+
+
+def reference_susceptibility(
+    susceptibility: Tensor, *, mask: Tensor, region: Tensor | None = None
+) -> Referenced:
+    """Subtract the mean over a region from the susceptibility in the mask.
+
+    Parameters
+    ----------
+    susceptibility : Tensor
+        (x, y, z) in ppm.
+    mask : Tensor
+        (x, y, z), bool, where susceptibility is known.
+    region : Tensor, optional
+        (x, y, z), bool; its part within the mask is used. Nothing is subtracted unless given.
+
+    Returns
+    -------
+    Referenced
+        Susceptibility, and what was subtracted; zeros for the latter without a region.
+
+    Raises
+    ------
+    ValueError
+        If the region has no voxel in the mask.
+
+    Examples
+    --------
+    >>> mask = torch.tensor([[[True, True, False]]])
+    >>> found = reference_susceptibility(torch.tensor([[[1.0, 3.0, 5.0]]]), mask=mask, region=mask)
+    >>> found.susceptibility.flatten().tolist(), found.mean, found.standard_deviation
+    ([-1.0, 1.0, 0.0], 2.0, 1.0)
+    """
+    mask = mask.bool()
+    if region is None:
+        return Referenced(torch.where(mask, susceptibility, 0), 0.0, 0.0, 0)
+    values = susceptibility[mask & region.bool()].double()
+    if not values.numel():
+        raise ValueError("the reference region has no voxel in the mask")
+    mean = values.mean()
+    return Referenced(
+        susceptibility=torch.where(mask, susceptibility - mean.to(susceptibility.dtype), 0),
+        mean=float(mean),
+        standard_deviation=float(values.std(correction=0)),
+        n_voxels=values.numel(),
+    )

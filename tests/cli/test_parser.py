@@ -1,0 +1,89 @@
+"""Arguments and configuration file become settings; wrong ones get the usage exit code."""
+
+import pytest
+
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.finalise import settings_toml
+from qsmflow.cli.parser import parse_settings
+from qsmflow.cli.resources import parse_memory
+
+BASE = ["in", "out", "participant"]
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"),
+    [("1.5G", 1.5), ("8g", 8), ("4000", 4), ("500M", 0.5), ("2GiB", 2), (".5T", 500), (" 3 GB ", 3)],
+)
+def test_memory_is_understood(text, gigabytes):
+    assert parse_memory(text) == pytest.approx(gigabytes)
+    assert parse_settings([*BASE, "--mem", text]).mem_gb == pytest.approx(gigabytes)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--mem", "lots"],
+        ["--mem", "0"],
+        ["--nprocs", "0"],
+        ["--nprocs", "two"],
+        ["--inversion", "magic"],
+        ["--tkd-threshold", "0"],
+        ["--field-strength", "-3"],
+        ["--participant-label", "../01"],
+        ["--derivatives", "nopath"],
+        ["--no-such-flag"],
+        ["--medi", "1"],
+    ],
+)
+def test_wrong_arguments_are_usage_errors(arguments):
+    with pytest.raises(Stop) as stop:
+        parse_settings([*BASE, *arguments])
+    assert stop.value.code == ExitCode.USAGE
+    assert "--help" in str(stop.value)
+
+
+def test_labels_may_carry_their_prefix():
+    settings = parse_settings([*BASE, "--participant-label", "sub-01", "02", "--session-id", "ses-A"])
+    assert settings.participant_label == ("01", "02")
+    assert settings.session_label == ("A",)
+
+
+def test_configuration_file_is_read_and_flags_win(tmp_path):
+    config = tmp_path / "qsmflow.toml"
+    config.write_text(
+        'inversion = "tkd"\nlow-mem = true\nmedi_merit = false\nmem = "2G"\n'
+        'participant_label = ["01", "02"]\n[derivatives]\nmasks = "/masks"\n'
+    )
+    settings = parse_settings([*BASE, "--config-file", str(config), "--mem", "3G", "--no-low-mem"])
+    assert settings.inversion == "tkd"
+    assert settings.participant_label == ("01", "02")
+    assert settings.medi_merit is False
+    assert str(settings.derivatives["masks"]) == "/masks"
+    assert settings.mem_gb == 3
+    assert settings.low_mem is False
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [("inversion = ", ExitCode.USAGE), ("no_such_key = 1", ExitCode.USAGE), (None, ExitCode.NO_INPUT)],
+)
+def test_bad_configuration_file_is_named(tmp_path, content, code):
+    config = tmp_path / "bad.toml"
+    if content is not None:
+        config.write_text(content)
+    with pytest.raises(Stop) as stop:
+        parse_settings([*BASE, "--config-file", str(config)])
+    assert stop.value.code == code
+
+
+def test_settings_survive_the_file_that_a_run_leaves(tmp_path):
+    argv = [*BASE, "--inversion", "tkd", "--mem", "2.5G", "--phase-sign=-1", "--sloppy", "-v"]
+    argv += ["--participant-label", "01", "--derivatives", "masks=/m", "--medi-lambda", "0.5", "--nprocs", "3"]
+    settings = parse_settings(argv)
+    config = tmp_path / "qsmflow.toml"
+    config.write_text(settings_toml(settings, argv=argv))
+    assert parse_settings([*BASE, "--config-file", str(config)]) == settings
+
+
+def test_notrack_is_accepted_and_changes_nothing():
+    assert parse_settings([*BASE, "--notrack"]) == parse_settings(BASE)

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from qsmflow.sim.grids import oblique_affine, voxel_centers
+from qsmflow.sim.shapes import Ellipsoid, RandomField, Tube, smooth_union
+
+
+@pytest.fixture(scope="module")
+def points():
+    return voxel_centers((48, 48, 48), oblique_affine((48, 48, 48), voxel_size=(1, 1, 1)))
+
+
+def test_ellipsoid_has_its_volume_whatever_its_rotation(points):
+    expected = 4 / 3 * np.pi * 6 * 9 * 14
+    for rotation in [(0, 0, 0), (30, -40, 70)]:
+        distance = Ellipsoid((1, -2, 0.5), (6, 9, 14), rotation).distance(points)
+        assert float((0.5 - distance).clamp(0, 1).sum()) == pytest.approx(expected, rel=0.01)
+
+
+def test_rotation_turns_the_long_axis():
+    # 90 degrees about x brings z to -y.
+    solid = Ellipsoid((0, 0, 0), (2, 2, 10), (90, 0, 0))
+    tips = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    along, across = solid.distance(tips).tolist()
+    assert along == pytest.approx(0, abs=1e-4)
+    assert across > 5
+
+
+def test_ellipsoid_is_negative_at_its_very_center():
+    assert float(Ellipsoid((0, 0, 0), (3, 4, 5)).distance(torch.zeros(3, 1))) == -3
+
+
+def test_tube_tapers_and_ends_round():
+    tube = Tube(((0, 0, 0), (10, 0, 0), (10, 10, 0)), (1, 3, 3))
+    probes = torch.tensor([[5.0, 0, 0], [5, 4, 0], [-4, 0, 0], [10, 10, 7]]).T
+    assert tube.distance(probes).tolist() == pytest.approx([-2, 2, 3, 4])
+
+
+def test_bounds_hold_the_solid(points):
+    for solid in [Ellipsoid((2, 3, -4), (3, 5, 12), (20, 50, 10)), Tube(((-9, 2, 0), (8, 8, 8)), (1, 4))]:
+        inside = points[:, solid.distance(points) < 0]
+        lower, upper = solid.bounds()
+        for axis in range(3):
+            assert lower[axis] <= inside[axis].min() and inside[axis].max() <= upper[axis]
+
+
+def test_smooth_union_holds_both_and_is_exact_far_from_the_seam(points):
+    left, right = (Ellipsoid((x, 0, 0), (8, 8, 8)).distance(points) for x in (-6, 6))
+    union = smooth_union([left, right], blend=2)
+    sharp = torch.minimum(left, right)
+    assert bool((union <= sharp + 1e-5).all())
+    far = (left - right).abs() > 11
+    assert float((union - sharp)[far].abs().max()) < 0.02
+
+
+def test_random_field_has_its_wavelength_and_repeats():
+    field = RandomField.draw(torch.Generator().manual_seed(3), wavelength=24, bandwidth=0.004)
+    size = field.lattice.shape[0]
+    power = torch.fft.fftn(field.lattice).abs() ** 2
+    k = torch.fft.fftfreq(size, d=field.spacing)
+    radius = (k[:, None, None] ** 2 + k[:, None] ** 2 + k**2).sqrt()
+    assert float((power * radius).sum() / power.sum()) == pytest.approx(1 / 24, rel=0.05)
+    points = torch.tensor([[3.0], [-50.0], [20.0]]).reshape(3, 1, 1, 1)
+    assert float(field(points)) == pytest.approx(float(field(points + 216)), abs=1e-4)
+
+
+def test_random_field_meets_its_lattice():
+    field = RandomField.draw(torch.Generator().manual_seed(3), wavelength=40, bandwidth=0.004)
+    nodes = torch.tensor([[1.0], [2.0], [5.0]]).reshape(3, 1, 1, 1) * field.spacing
+    assert float(field(nodes)) == pytest.approx(float(field.lattice[1, 2, 5]), abs=1e-4)
