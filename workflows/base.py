@@ -11,7 +11,9 @@ from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
 from qsmflow.workflows.settings import AcquisitionJob, Settings
 
-_SLOPPY_STEPS = 3
+_SLOPPY_BACKGROUND_STEPS = 20
+_SLOPPY_INVERSION_STEPS = 2
+_BACKGROUND_STEPS = 200
 
 
 def init_qsmflow_wf(
@@ -79,7 +81,7 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
         phase_sign=settings.phase_sign,
         inversion=settings.inversion,
         inversion_parameters=_INVERSION_PARAMETERS[settings.inversion](settings),
-        background_steps=_SLOPPY_STEPS if settings.sloppy else 200,
+        background_steps=_SLOPPY_BACKGROUND_STEPS if settings.sloppy else _BACKGROUND_STEPS,
         reference=settings.reference,
         low_mem=settings.low_mem,
         use_gpu=use_gpu,
@@ -99,7 +101,7 @@ def _medi_parameters(settings: Settings) -> dict:
         "merit": settings.medi_merit,
         "smv_radius": settings.medi_smv_radius,
         "csf_regularisation": settings.medi_csf_lambda,
-        "max_outer_steps": _SLOPPY_STEPS if settings.sloppy else None,
+        "max_outer_steps": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,
     }
     changed = {name: value for name, value in given.items() if value is not None}
     return {"preset": settings.medi_preset, "settings": changed}

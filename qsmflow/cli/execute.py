@@ -1,19 +1,20 @@
 """Runs a workflow on Nipype's engine."""
 
-import logging
+import os
 import shutil
 from pathlib import Path
 
 import yaml
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
+from nipype.pipeline.engine.utils import generate_expanded_graph
 from rich.console import Console
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.progress import RunProgress
 from qsmflow.workflows.settings import Settings
 
-_LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}
+_LEVELS = {0: "CRITICAL", 1: "INFO", 2: "DEBUG"}
 
 
 def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
@@ -26,6 +27,8 @@ def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
     log_dir : Path
         Where crash files go unless a subject has a folder of its own.
     """
+    level = _LEVELS[min(settings.verbose, max(_LEVELS))]
+    levels = {f"{name}_level": level for name in ("workflow", "utils", "interface")}
     nipype_config.update_config(
         {
             "execution": {
@@ -38,13 +41,13 @@ def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
                 "create_report": False,
                 "poll_sleep_duration": 0.02,
             },
-            "logging": {"log_to_file": False},
+            "logging": {"log_to_file": False, **levels},
         }
     )
     nipype_logging.update_logging(nipype_config)
-    level = _LEVELS[min(settings.verbose, max(_LEVELS))]
-    for name in ("nipype", "nipype.workflow", "nipype.interface", "nipype.utils"):
-        logging.getLogger(name).setLevel(level)
+    # Worker processes start afresh and know of this only through the file that Nipype reads.
+    with Path(os.environ["NIPYPE_CONFIG_DIR"], "nipype.cfg").open("w") as file:
+        nipype_config._config.write(file)
 
 
 def load_plugin(settings: Settings) -> tuple[str, dict]:
@@ -103,7 +106,7 @@ def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError |
         What Nipype raised at the end when nodes failed; their crash files say more.
     """
     plugin, arguments = load_plugin(settings)
-    n_nodes = len(workflow._create_flat_graph().nodes)
+    n_nodes = len(generate_expanded_graph(workflow._create_flat_graph()).nodes)
     with RunProgress(n_nodes, console=console) as progress:
         failure = None
         try:

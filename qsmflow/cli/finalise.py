@@ -162,8 +162,9 @@ def close_output(
             command_line=shlex.join(["qsmflow", *argv]),
         )
         for error in errors:
+            last_line = error["traceback"].strip().splitlines()[-1].strip()
             console.print(
-                f"sub-{subject} FAILED: {error['title']} ({error['file']})",
+                f"sub-{subject} FAILED: {error['node']}: {last_line} ({error['file']})",
                 style="red",
                 markup=False,
                 highlight=False,

@@ -17,7 +17,7 @@ from qsmflow.bids.layout import (
     read_filters,
 )
 from qsmflow.bids.phase_range import detect_phase_range
-from qsmflow.bids.validator import run_validator
+from qsmflow.bids.validator import validate
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.memory import stage_memory
 from qsmflow.workflows.settings import AcquisitionJob, Settings
@@ -76,7 +76,7 @@ def make_plan(settings: Settings) -> Plan:
     """
     findings: list[Finding] = []
     if not settings.skip_bids_validation:
-        findings += run_validator(settings.bids_dir, participants=settings.participant_label)
+        findings += validate(settings.bids_dir, participants=settings.participant_label)
     layout, collected = _collect(settings, findings)
     findings += collected.findings
     usable, refused = [], []

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,6 +33,7 @@ class RunProgress(AbstractContextManager):
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=n_nodes)
+        self._began = time.time()
         self.n_computed = 0
 
     def __enter__(self):
@@ -48,16 +50,24 @@ class RunProgress(AbstractContextManager):
                 self._started[node.fullname] = time.monotonic()
                 self._bar.update(self._task, description=node_title(node.fullname))
                 return
-            seconds = time.monotonic() - self._started.get(node.fullname, time.monotonic())
-            self.n_computed += 1
             self._bar.advance(self._task)
-            outcome = "done" if status == "end" else "FAILED"
-            bookkeeping = status == "end" and getattr(node, "run_without_submitting", False)
-            if not (bookkeeping or self._console.is_terminal) or status != "end":
-                clock = time.strftime("%H:%M:%S")
+            started = self._started.get(node.fullname)
+            # Nipype also ends nodes that it never started, because one they wait for has failed.
+            if started is None or self._is_reused(node):
+                return
+            self.n_computed += 1
+            if status == "exception" or not (node.run_without_submitting or self._console.is_terminal):
+                outcome = "done" if status == "end" else "FAILED"
                 self._console.print(
-                    f"{clock} {node_title(node.fullname)}: {outcome} in {seconds:.1f} s", highlight=False
+                    f"{time.strftime('%H:%M:%S')} {node_title(node.fullname)}: {outcome} "
+                    f"in {time.monotonic() - started:.1f} s",
+                    highlight=False,
                 )
+
+    def _is_reused(self, node) -> bool:
+        """Whether the node's result was there before the run."""
+        result = Path(node.output_dir()) / f"result_{node.name}.pklz"
+        return result.is_file() and result.stat().st_mtime < self._began
 
 
 def node_title(fullname: str) -> str:

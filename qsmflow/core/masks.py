@@ -37,7 +37,7 @@ def brain_mask(
     magnitude: Tensor,
     *,
     voxel_size: Sequence[float],
-    relative_threshold: float = 0.4,
+    relative_threshold: float = 0.5,
     bridge_radius: float = 4.0,
     core_radius: float = 15.0,
 ) -> Tensor:
@@ -56,7 +56,8 @@ def brain_mask(
     voxel_size : sequence of float
         Voxel edge lengths in mm.
     relative_threshold : float
-        Least intensity of tissue, relative to the mean of the tissue within some 2 cm.
+        Least intensity of tissue, relative to the mean of the tissue within some 2 cm; one half puts
+        the surface where a voxel is half brain, half bone.
     bridge_radius : float
         Half the thickness in mm below which tissue joined to the brain is cut away from it.
     core_radius : float

@@ -95,7 +95,8 @@ def csf_mask(
     Raises
     ------
     NoCsfError
-        If no part is large enough.
+        If no part is large enough, or the mask is hardly larger than the sphere: a crop of a brain
+        has no middle to look in.
     ValueError
         If the mask is empty.
 
@@ -108,13 +109,19 @@ def csf_mask(
     >>> r2star = torch.full((16, 16, 16), 20.0)
     >>> r2star[6:10, 6:10, 6:10] = 1
     >>> mask = torch.ones(16, 16, 16, dtype=torch.bool)
-    >>> int(csf_mask(r2star, mask=mask, voxel_size=(2, 2, 2)).sum())
+    >>> int(csf_mask(r2star, mask=mask, voxel_size=(5, 5, 5)).sum())
     32
     """
     if not bool(mask.any()):
         raise ValueError("the brain mask is empty")
-    places = torch.nonzero(mask).double()
-    centre = places.mean(0)
+    millilitre = float(np.prod(voxel_size)) / 1000  # per voxel
+    brain_volume = int(mask.sum()) * millilitre
+    if brain_volume < 3 * (4 / 3 * np.pi * central_radius**3 / 1000):
+        raise NoCsfError(
+            f"no ventricle was looked for: the mask holds {brain_volume:.0f} ml, too little of a brain to tell "
+            f"its middle, {central_radius:g} mm around its centre, from the rest"
+        )
+    centre = torch.nonzero(mask).double().mean(0)
     squared = sum(
         ((torch.arange(size, dtype=torch.float64) - float(centre[axis])) * float(voxel_size[axis]))
         .square()
@@ -124,7 +131,7 @@ def csf_mask(
     central = mask.bool().cpu() & (squared <= central_radius**2)
     smooth = ndimage.median_filter(r2star.cpu().numpy(), size=3, mode="nearest")
     parts, _ = ndimage.label(central.numpy() & (smooth < threshold), structure=np.ones((3, 3, 3)))
-    volume = np.bincount(parts.ravel()) * float(np.prod(voxel_size)) / 1000
+    volume = np.bincount(parts.ravel()) * millilitre
     volume[0] = 0
     largest = np.argsort(volume)[::-1][:n_parts]
     large = largest[volume[largest] >= least_volume]

@@ -1,11 +1,10 @@
 """Phase unwrapping by graph cuts: the integer field of cycles of least energy.
 
-The energy of PUMA is convex in the cycles, so a field that no set of voxels can lower by one common
-cycle is a global optimum, whatever field the descent began with. Two consequences carry this module.
-The descent begins at a good guess, so that few voxels are left to move. And each cut looks only at
-the surroundings of the pairs that are still more than half a cycle apart: as long as some of its flow
-ends at the rim the surroundings grow, and once none does, the flow of the small graph is a maximum
-flow of the whole one and proves the optimum.
+PUMA lowers the energy by cuts, each of which moves a set of voxels by one cycle. The energy is convex
+in the cycles, so a field that no set can lower is a global optimum, whatever field the descent began
+with. Here it begins with a good guess, and the flow of a cut is kept for the next one, which then has
+to deal only with the voxels where flow was left over and with their surroundings. A flow that leaves
+nothing over anywhere proves the optimum (Kolmogorov and Shioura 2009, 10.1016/j.disopt.2009.04.006).
 """
 
 import math
@@ -19,14 +18,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from torch import Tensor
 
-#: Integer steps of a cycle and of the largest weight. Max-flow counts in int64: a pair one cycle
-#: apart costs at most 2³², so that the sum over all pairs of 512³ voxels still fits.
+#: Integer steps of a cycle and of the largest weight. Max-flow counts in int64: a pair takes at most a
+#: flow of 2³², so that the sum over all pairs of 512³ voxels still fits.
 CYCLE = 1 << 16
 WEIGHT = 1 << 16
 
-#: Pairs around a jump that the first cut looks at.
-REACH = 1
-GROW = 2
+#: How far around leftover flow the first cut looks, in voxels; twice as far with every further cut.
+REACH = 2
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,14 @@ def unwrap_phase(
 ) -> Unwrapped:
     """Unwrap a phase by graph cuts (PUMA), k = argmin Σ w_ij |φ_i − φ_j + 2π (k_i − k_j)|.
 
-    The sum runs over the pairs of face neighbours in the mask; w_ij is the smaller of both voxels'
-    weights, which is how the noise of a phase difference goes with the magnitude. Each connected
-    component of the mask is unwrapped by itself. The largest is placed so that its weighted median lies
-    within ±π, the others so that they meet it across the gap (see `_settle_cycles`).
+    The sum runs over the pairs of face neighbours in the mask; w_ij is the product of both voxels'
+    weights over the square of the largest. The exponent is 1: with noise and aliased gradients it left no
+    more voxels wrong than the quadratic energy. Phases are rounded to 2π/65536 and weights to 1/65536
+    for the search, and the energy so rounded is minimised exactly.
+
+    Each connected component of the mask is unwrapped by itself. The energy does not know their offsets:
+    the largest component is placed so that its weighted median lies within ±π, every other so that it
+    meets the largest within ±π (in the median) where the two are nearest to each other.
 
     Parameters
     ----------
@@ -120,42 +122,49 @@ def unwrap_phase(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Face neighbours in the mask; voxels are counted along the mask, phases in steps of a cycle."""
+    """Face neighbours in the mask.
+
+    Attributes
+    ----------
+    first, second, weight : ndarray
+        (pair,) voxels, counted along the mask, and weight of each pair.
+    phase : ndarray
+        (voxel,) wrapped phase in steps of a cycle.
+    inside : ndarray
+        (x, y, z) the mask.
+    """
 
     first: np.ndarray
     second: np.ndarray
     weight: np.ndarray
     phase: np.ndarray
+    inside: np.ndarray
 
-    def differences(self, cycles: np.ndarray) -> np.ndarray:
-        """First minus second voxel of each pair, in steps."""
+    def differences(self, cycles: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """First minus second voxel of the chosen pairs, in steps."""
         steps = self.phase + CYCLE * cycles
-        return steps[self.first] - steps[self.second]
+        return steps[self.first[chosen]] - steps[self.second[chosen]]
 
-    def slopes(self, chosen, cycles):
-        """Rise of a pair's cost by a cycle below and above its difference."""
-        steps = self.phase + CYCLE * cycles
-        difference = steps[self.first[chosen]] - steps[self.second[chosen]]
-        weight = self.weight[chosen]
-        here = np.abs(difference)
-        return weight * (here - np.abs(difference - CYCLE)), weight * (np.abs(difference + CYCLE) - here)
+    def slopes(
+        self, cycles: np.ndarray, chosen: np.ndarray | slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Slope of the cost of the chosen pairs over the cycle below and above their difference."""
+        difference = self.differences(cycles, chosen)
+        weight, cost = self.weight[chosen], np.abs(difference)
+        return weight * (cost - np.abs(difference - CYCLE)), weight * (np.abs(difference + CYCLE) - cost)
 
-    def divergence(self, flow: np.ndarray) -> np.ndarray:
-        """Flow out of each voxel less the flow into it."""
+    def excess(self, flow: np.ndarray) -> np.ndarray:
+        """Flow into each voxel less the flow out of it."""
+        # bincount adds float64, which is exact here: six flows of at most 2³²
         n_voxels = self.phase.size
-        net = np.bincount(self.first, flow, n_voxels) - np.bincount(self.second, flow, n_voxels)
+        net = np.bincount(self.second, flow, n_voxels) - np.bincount(self.first, flow, n_voxels)
         return net.astype(np.int64)
 
-    def dilate(self, voxels: np.ndarray, reach: int) -> np.ndarray:
-        """Add the voxels up to `reach` pairs away."""
-        for _ in range(reach):
-            grown = voxels.copy()
-            grown[self.first[voxels[self.second]]] = True
-            grown[self.second[voxels[self.first]]] = True
-            if np.array_equal(grown, voxels):
-                break
-            voxels = grown
-        return voxels
+    def around(self, voxels: np.ndarray, reach: int) -> np.ndarray:
+        """Voxels of the mask within `reach` steps along the axes of the given ones."""
+        away = np.ones(self.inside.shape, dtype=bool)
+        away[self.inside] = ~voxels
+        return ndimage.distance_transform_cdt(away, metric="taxicab")[self.inside] <= reach
 
 
 def _checked_mask(phase: Tensor, *, weights: Tensor | None, mask: Tensor | None) -> np.ndarray:
@@ -186,10 +195,12 @@ def _pairs(values: np.ndarray, voxel_weights: np.ndarray, inside: np.ndarray) ->
         ends.append((along[:-1][both], along[1:][both]))
     first, second = (np.concatenate(end) for end in zip(*ends, strict=True))
     largest = voxel_weights.max() or 1.0
-    weight = np.rint(np.minimum(voxel_weights[first], voxel_weights[second]) / largest * WEIGHT)
+    relative = voxel_weights.astype(np.float64) / largest
+    weight = np.rint(relative[first] * relative[second] * WEIGHT)
     # a weight of 0 would leave the cycles of a voxel undetermined
     weight = np.maximum(weight, 1).astype(np.int64)
-    return _Pairs(first, second, weight, np.rint(values * (CYCLE / (2 * np.pi))).astype(np.int64))
+    steps = np.rint(values * (CYCLE / (2 * np.pi))).astype(np.int64)
+    return _Pairs(first, second, weight, steps, inside)
 
 
 def _spanning_tree_cycles(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
@@ -199,8 +210,8 @@ def _spanning_tree_cycles(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
     """
     n_voxels = pairs.phase.size
     difference = pairs.differences(np.zeros(n_voxels, dtype=np.int64))
-    jump = -np.rint(difference / CYCLE).astype(np.int64)
-    breaking = pairs.weight * (CYCLE - 2 * np.abs(difference + CYCLE * jump))
+    wrapped = (difference + CYCLE // 2) % CYCLE - CYCLE // 2
+    breaking = pairs.weight * (CYCLE - 2 * np.abs(wrapped))
     cost = (breaking.max(initial=0) + 1 - breaking).astype(np.float64)
     links = coo_array((cost, (pairs.first, pairs.second)), shape=(n_voxels, n_voxels))
     tree = minimum_spanning_tree(links.tocsr()).tocoo()
@@ -223,59 +234,76 @@ def _spanning_tree_cycles(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _descend(pairs: _Pairs, cycles: np.ndarray, *, max_steps: int) -> tuple[np.ndarray, int, bool]:
-    """Move sets of voxels up or down by a cycle until none lowers the energy.
+    """Move sets of voxels up and down by a cycle until none lowers the energy.
+
+    Every pair carries a flow between the two slopes of its cost. It is 0 where both are nearest to each
+    other, but where a pair is more than half a cycle apart it cannot be: there it leaves excess at the
+    voxels. Cuts carry excess to where it is lacking; what a saturated cut holds back moves its set.
+    Moves upward alone would do, since a set that moves down is the rest that moves up; with both, a
+    small set in the wrong cycle needs but a small cut.
+
+    Returns cycles, cuts taken, and whether no excess is left, which proves the optimum.
     """
-    cycles = cycles.copy()
-    lower, upper = pairs.slopes(slice(None), cycles)
-    flow = np.clip(0, lower, upper)
-    reach = REACH
-    direction = 1
+    flow = np.clip(0, *pairs.slopes(cycles))
+    reach, direction = REACH, 1
     for step in range(max_steps):
-        excess = pairs.divergence(flow)
+        excess = pairs.excess(flow)
         unsettled = excess != 0
         if not unsettled.any():
             return cycles, step, True
-        region = pairs.dilate(unsettled, reach)
-        _best_move(pairs, cycles, flow, excess, region, direction)
-        direction = -direction
-        reach *= GROW
-    return cycles, max_steps, False
+        region = pairs.around(unsettled, reach)
+        cycles, flow = _push(pairs, cycles, flow, excess, region=region, direction=direction)
+        reach, direction = 2 * reach, -direction
+    return cycles, max_steps, not pairs.excess(flow).any()
 
 
-def _best_move(pairs, cycles, flow, excess, region: np.ndarray, direction: int):
-    """xxx"""
+def _push(
+    pairs: _Pairs,
+    cycles: np.ndarray,
+    flow: np.ndarray,
+    excess: np.ndarray,
+    *,
+    region: np.ndarray,
+    direction: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Push as much excess as the slopes admit through a region, and move what is cut off.
+
+    Voxels beyond the region stand still: they are one with the sink and keep what flows into them as
+    their excess. Downward, all arcs are reversed and lack is pushed instead. Returns cycles and flow.
+    """
     near = np.flatnonzero(region[pairs.first] | region[pairs.second])
-    first, second = pairs.first[near], pairs.second[near]
-    lower, upper = pairs.slopes(near, cycles)
+    lower, upper = pairs.slopes(cycles, near)
     forward, backward = upper - flow[near], flow[near] - lower
     if direction < 0:
         forward, backward = backward, forward
-
     voxels = np.flatnonzero(region)
     source, sink = voxels.size, voxels.size + 1
-    node = np.full(region.size, sink, dtype=np.int32)  # what stands still is the sink
+    node = np.full(region.size, sink, dtype=np.int32)
     node[voxels] = np.arange(voxels.size, dtype=np.int32)
-    tails = np.concatenate([node[first], node[second]])
-    heads = np.concatenate([node[second], node[first]])
+    first, second = node[pairs.first[near]], node[pairs.second[near]]
+    tails, heads = np.concatenate([first, second]), np.concatenate([second, first])
     capacity = np.concatenate([forward, backward])
-    capacity[tails == sink] = 0
-    useful = np.flatnonzero(capacity)
+    useful = np.flatnonzero((capacity > 0) & (tails != sink))
+
     solver = SimpleMaxFlow()
     arcs = solver.add_arcs_with_capacity(tails[useful], heads[useful], capacity[useful])
-    change = -direction * excess[voxels]
-    up, down = np.flatnonzero(change > 0).astype(np.int32), np.flatnonzero(change < 0).astype(np.int32)
-    solver.add_arcs_with_capacity(np.full_like(up, source), up, change[up])
-    solver.add_arcs_with_capacity(down, np.full_like(down, sink), -change[down])
+    supply = direction * excess[voxels]
+    giving = np.flatnonzero(supply > 0).astype(np.int32)
+    taking = np.flatnonzero(supply < 0).astype(np.int32)
+    solver.add_arcs_with_capacity(np.full_like(giving, source), giving, supply[giving])
+    solver.add_arcs_with_capacity(taking, np.full_like(taking, sink), -supply[taking])
     status = solver.solve(source, sink)
     if status != solver.OPTIMAL:
         raise RuntimeError(f"max-flow ended with {status}")
+
     pushed = np.zeros_like(capacity)
     pushed[useful] = solver.flows(arcs)
+    flow = flow.copy()
     flow[near] += direction * (pushed[: near.size] - pushed[near.size :])
-    cut = np.asarray(solver.get_source_side_min_cut(), dtype=np.int64)
-    moved = cut[cut < voxels.size]
-    cycles[voxels[moved]] += direction
-    return len(moved), pushed[heads==sink].sum(), change[change>0].sum()
+    held = np.asarray(solver.get_source_side_min_cut(), dtype=np.int64)
+    cycles = cycles.copy()
+    cycles[voxels[held[held < source]]] += direction
+    return cycles, flow
 
 
 def _settle_cycles(

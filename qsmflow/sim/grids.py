@@ -7,6 +7,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.nn import functional
 
 
 def oblique_affine(
@@ -150,6 +151,31 @@ def block_mean(image: Tensor, *, factor: int) -> Tensor:
     *lead, nx, ny, nz = image.shape
     blocks = image.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
     return blocks.mean(dim=(-5, -3, -1))
+
+
+def smeared(image: Tensor) -> Tensor:
+    """Each voxel spread over its neighbours, nearly round: a Gaussian of one voxel's standard deviation.
+
+    Parameters
+    ----------
+    image : Tensor
+        (x, y, z); zero beyond its borders.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z).
+
+    Examples
+    --------
+    >>> image = torch.zeros(7, 7, 7)
+    >>> image[3, 3, 3] = 1
+    >>> float(smeared(image).sum()), float(smeared(image)[3, 3, 3] * 16**3)
+    (1.0, 216.0)
+    """
+    binomial = image.new_tensor([1, 4, 6, 4, 1]) / 16
+    kernel = binomial[:, None, None] * binomial[:, None] * binomial
+    return functional.conv3d(image[None, None], kernel[None, None], padding=2)[0, 0]
 
 
 def spline_refined(image: Tensor, *, factor: int) -> Tensor:

@@ -14,6 +14,7 @@ from qsmflow.sim.grids import (
     enlarged,
     oblique_affine,
     refined,
+    smeared,
     spline_refined,
     voxel_centers,
     voxel_edges,
@@ -147,19 +148,9 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
     frequency = scale * (field - shim_field(field, centers=centers, mask=fine_mask))
     inner = torch.where(fine_mask, susceptibility - susceptibility[fine_mask].mean(), 0.0)
     local = scale * _field_of(inner, near.fine_affine)
-    magnitude = steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol) * receive_bias(
-        centers
-    )
-    offset = coil_phase(centers)
-    steps = torch.gradient(frequency)
-    signal = []
-    for echo_time in protocol.echo_times:
-        dephasing = torch.stack([torch.sinc(step * echo_time) for step in steps]).prod(dim=0)
-        amplitude = magnitude * dephasing * torch.exp(-echo_time * r2star)
-        signal.append(
-            block_mean(torch.polar(amplitude, offset + 2 * np.pi * echo_time * frequency), factor=factor)
-        )
-    signal = torch.stack(signal)
+    bias, offset = receive_bias(centers), coil_phase(centers)
+    magnitude = bias * steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol)
+    signal = _averaged_echoes(magnitude, r2star, offset, frequency, protocol)
     noise = float(signal[0][mask].abs().mean()) / protocol.snr
     generator = torch.Generator().manual_seed(seed)
     # randn of a complex dtype has variance 1/2 in each part.
@@ -176,6 +167,24 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
         phase_offset=block_mean(offset, factor=factor),
         mask=mask,
     )
+
+
+def _averaged_echoes(
+    magnitude: Tensor, r2star: Tensor, offset: Tensor, frequency: Tensor, protocol: MgreProtocol
+) -> Tensor:
+    """Complex signal (echo, x, y, z) of fine maps, averaged over the scan's voxels.
+
+    A field linear across a voxel scales its signal by sinc(ΔF·TE) along each axis, with ΔF the
+    difference in Hz from face to face.
+    """
+    steps = torch.gradient(frequency)
+    echoes = []
+    for echo_time in protocol.echo_times:
+        dephasing = torch.stack([torch.sinc(step * echo_time) for step in steps]).prod(dim=0)
+        amplitude = magnitude * dephasing * torch.exp(-echo_time * r2star)
+        fine = torch.polar(amplitude, offset + 2 * np.pi * echo_time * frequency)
+        echoes.append(block_mean(fine, factor=protocol.supersampling))
+    return torch.stack(echoes)
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,10 @@ def _head_field(head: Head, near: _NearGrid, *, seed: int) -> Tensor:
     far = build_head(shape=shape, affine=affine, seed=seed, device=field.device).susceptibility - air
     block = tuple(slice(b // 2, (b + size) // 2) for b, size in zip(before, near.shape, strict=True))
     far[block] = 0
-    return field + spline_refined(_field_of(far, affine)[block], factor=2 * near.factor)
+    # Seen from outside, a source spread round its place makes the same field, without the ringing that
+    # sharp edges have on a coarse grid.
+    far_field = _field_of(smeared(far), affine)[block]
+    return field + spline_refined(far_field, factor=2 * near.factor)
 
 
 def _field_of(susceptibility: Tensor, affine: np.ndarray) -> Tensor:

@@ -78,7 +78,16 @@ def test_bad_configuration_file_is_named(tmp_path, content, code):
 
 def test_settings_survive_the_file_that_a_run_leaves(tmp_path):
     argv = [*BASE, "--inversion", "tkd", "--mem", "2.5G", "--phase-sign=-1", "--sloppy", "-v"]
-    argv += ["--participant-label", "01", "--derivatives", "masks=/m", "--medi-lambda", "0.5", "--nprocs", "3"]
+    argv += [
+        "--participant-label",
+        "01",
+        "--derivatives",
+        "masks=/m",
+        "--medi-lambda",
+        "0.5",
+        "--nprocs",
+        "3",
+    ]
     settings = parse_settings(argv)
     config = tmp_path / "qsmflow.toml"
     config.write_text(settings_toml(settings, argv=argv))

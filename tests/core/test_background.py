@@ -24,8 +24,8 @@ def ball(centre, radius):
 def head():
     """A round mask, sources inside and outside of it, and their fields in ppm."""
     mask, interior = ball((20, 20, 18), 13), ball((20, 20, 18), 10)
-    local = dipole_field(0.1 * ball((18, 22, 19), 3).float(), **SPACE, padding=SHAPE)
-    outside = 9 * ball((20, 4, 10), 2.5).float() - 3 * ball((34, 30, 18), 2).float()
+    local = dipole_field(0.5 * ball((19, 21, 18), 3).float(), **SPACE, padding=SHAPE)
+    outside = 9.4 * ball((20, 1, 10), 7).float() - 5 * ball((36, 32, 18), 5).float()
     background = dipole_field(outside, **SPACE, padding=SHAPE) + 0.5
     return {"mask": mask, "interior": interior, "local": local * mask, "background": background * mask}
 
@@ -53,12 +53,12 @@ def test_outside_source_is_removed(head, level):
 
 
 def test_local_field_stays(head):
-    """What the inner source makes stays within 10 % in the interior, with noise."""
+    """What the inner source makes stays within 15 % in the interior, with noise."""
     noise = 1e-3 * torch.randn(SHAPE)
     removal = removed(head["local"] + head["background"] + noise, head["mask"])
     error = removal.local_field - head["local"] - noise
     assert removal.converged
-    assert relative(error, head["local"], head["interior"]) < 0.10
+    assert relative(error, head["local"], head["interior"]) < 0.15
 
 
 def test_parts_add_up_and_end_at_the_mask(head):
@@ -71,13 +71,14 @@ def test_parts_add_up_and_end_at_the_mask(head):
 
 
 def test_stops_at_the_noise(head):
-    """Noise alone takes few steps and keeps its size; less noise takes more steps."""
-    noise = torch.randn(SHAPE)
-    alone = removed(noise, head["mask"], level=1.0, rtol=1.0)
-    assert alone.n_iterations <= 2 and alone.residual > 0.98
-    total = head["background"]
-    loud, quiet = (removed(total, head["mask"], level=level).n_iterations for level in (0.05, 0.002))
-    assert 0 < loud < quiet < 200
+    """Of noise alone, less than a fifth is taken for background inside; more noise means fewer steps."""
+    noise = torch.randn(SHAPE) * head["mask"]
+    alone = removed(noise, head["mask"], level=1.0)
+    assert alone.converged and relative(alone.background_field, noise, head["interior"]) < 0.2
+    steps = [
+        removed(head["background"], head["mask"], level=level).n_iterations for level in (1e-1, 1e-2, 1e-3)
+    ]
+    assert 0 < steps[0] < steps[1] < steps[2] < 200
 
 
 def test_unit_of_the_field_does_not_matter(head):
@@ -95,7 +96,9 @@ def test_unmeasured_voxels_do_not_count(head, unmeasured):
     spoilt[20, 20, 18] = 1000
     noise[20, 20, 18] = unmeasured
     removal = remove_background(spoilt, noise=noise, mask=head["mask"], **SPACE)
-    assert relative(removal.background_field - head["background"], head["background"], head["interior"]) < 0.02
+    assert (
+        relative(removal.background_field - head["background"], head["background"], head["interior"]) < 0.02
+    )
 
 
 def test_gain_is_that_of_white_noise(head):

@@ -32,7 +32,7 @@ def occupancy(shape, voxel_size, inside, parts=5):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("voxel_size", VOXELS)
 def test_sphere(direction, voxel_size):
-    """Outside, χ/3 (a/r)³ (3cos²θ − 1) within 2 % of its peak; inside, no field but the grid's offset."""
+    """Outside, χ/3 (a/r)³ (3cos²θ − 1) within 1 % of its peak and 1.2 % of its size; inside, none within 1 %."""
     shape, radius = (48, 48, 48), 7.0
     unit = np.array(direction) / np.linalg.norm(direction)
     chi = occupancy(shape, voxel_size, lambda x, y, z: x**2 + y**2 + z**2 <= radius**2)
@@ -42,15 +42,15 @@ def test_sphere(direction, voxel_size):
     cosine = (unit[0] * x + unit[1] * y + unit[2] * z) / np.maximum(distance, 1e-9)
     truth = (radius / np.maximum(distance, radius)) ** 3 / 3 * (3 * cosine**2 - 1)
     shell = (distance > radius + 2) & (distance < 15)
-    assert np.abs(field - truth)[shell].max() < 0.02 * 2 / 3
-    assert np.sqrt(np.mean((field - truth)[shell] ** 2)) < 0.01 * np.sqrt(np.mean(truth[shell] ** 2))
+    assert np.abs(field - truth)[shell].max() < 0.01 * 2 / 3
+    assert np.sqrt(np.mean((field - truth)[shell] ** 2)) < 0.012 * np.sqrt(np.mean(truth[shell] ** 2))
     assert np.abs(field[distance < radius - 2]).max() < 0.01
 
 
 @pytest.mark.parametrize("tilt", [0, 30, 54.7356, 90])
 @pytest.mark.parametrize("voxel_size", VOXELS)
 def test_infinite_cylinder(tilt, voxel_size):
-    """No padding along its axis makes a cylinder infinite; ±2 % of the outer field's peak, ±1 % inside."""
+    """No padding along its axis makes a cylinder infinite; 1 % of the field's largest value, in and out."""
     shape, radius, angle = (64, 64, 8), 7.0, np.deg2rad(tilt)
     direction = (np.sin(angle) * 0.6, np.sin(angle) * 0.8, np.cos(angle))
     chi = occupancy(shape, voxel_size, lambda x, y, z: (x**2 + y**2 <= radius**2) & np.isfinite(z))
@@ -60,10 +60,9 @@ def test_infinite_cylinder(tilt, voxel_size):
     azimuth = np.arctan2(y, x) - np.arctan2(0.8, 0.6)
     outer = np.sin(angle) ** 2 / 2 * (radius / np.maximum(distance, radius)) ** 2 * np.cos(2 * azimuth)
     inner = (3 * np.cos(angle) ** 2 - 1) / 6
-    field = field - field.mean(axis=(0, 1))[0] * 0
     shell = ((distance > radius + 2) & (distance < 20))[..., 0]
     core = (distance < radius - 2)[..., 0]
-    assert np.abs(field - outer)[shell].max() < 0.02 * 0.5
+    assert np.abs(field - outer)[shell].max() < 0.01 * 0.5
     assert np.abs(field - inner)[core].max() < 0.01 * 0.5
 
 
@@ -86,7 +85,9 @@ def test_direction_from_an_oblique_affine():
     assert b0_direction(affine) == pytest.approx((0, s, c))
 
 
-@pytest.mark.parametrize("affine", [np.diag([1, 0, 1, 1]), [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]])
+@pytest.mark.parametrize(
+    "affine", [np.diag([1, 0, 1, 1]), [[1, 0.5, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]]
+)
 def test_degenerate_affine(affine):
     """An axis without length and a sheared grid are refused."""
     with pytest.raises(ValueError, match="ax"):
@@ -117,7 +118,12 @@ def operators(direction, voxel_size):
     within = {"voxel_size": voxel_size}
     return {
         "dipole": (dipole, dipole.adjoint, shape, shape),
-        "gradient": (lambda x: gradient(x, **within), lambda y: gradient_adjoint(y, **within), shape, (3, *shape)),
+        "gradient": (
+            lambda x: gradient(x, **within),
+            lambda y: gradient_adjoint(y, **within),
+            shape,
+            (3, *shape),
+        ),
         "outside dipoles": (
             lambda x: outside(x * outside.outside),
             outside.adjoint,

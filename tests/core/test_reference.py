@@ -43,6 +43,13 @@ def test_a_brain_without_ventricles_says_so_and_is_its_own_reference(brain):
     assert torch.equal(found.region, mask)
 
 
+def test_a_crop_of_a_brain_has_no_middle(brain):
+    r2star, mask, _ = brain
+    crop = mask[20:50, 20:60, 10:30]
+    with pytest.raises(NoCsfError, match="too little of a brain"):
+        csf_mask(r2star[20:50, 20:60, 10:30], mask=crop, voxel_size=VOXEL)
+
+
 def test_every_choice_gives_its_region(brain):
     r2star, mask, ventricles = brain
     choose = {

@@ -45,6 +45,8 @@ def test_least_squares_leaves_noise_alone(matrix):
 def test_running_out_of_steps_is_said(matrix):
     """One step does not do."""
     data = matrix @ torch.randn(12, dtype=torch.float64)
-    assert not least_squares(lambda x: matrix @ x, lambda r: matrix.T @ r, data, gain=1, max_steps=1).converged
+    assert not least_squares(
+        lambda x: matrix @ x, lambda r: matrix.T @ r, data, gain=1, max_steps=1
+    ).converged
     normal = matrix.T @ matrix
     assert not conjugate_gradient(lambda x: normal @ x, matrix.T @ data, max_steps=1).converged

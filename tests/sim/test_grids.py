@@ -2,7 +2,16 @@ import numpy as np
 import torch
 
 from qsmflow.core.dipole import b0_direction
-from qsmflow.sim.grids import block_mean, box_indices, enlarged, oblique_affine, refined, voxel_centers
+from qsmflow.sim.grids import (
+    block_mean,
+    box_indices,
+    enlarged,
+    oblique_affine,
+    refined,
+    smeared,
+    spline_refined,
+    voxel_centers,
+)
 
 
 def test_oblique_affine_tilts_b0_and_keeps_the_middle():
@@ -41,3 +50,22 @@ def test_box_indices_cover_an_oblique_box():
     inside = ((points >= lower[:, None, None, None]) & (points <= upper[:, None, None, None])).all(0)
     indices = inside.nonzero().numpy()
     assert (indices.min(0) >= first).all() and (indices.max(0) < stop).all()
+
+
+def test_spline_keeps_cubics():
+    shape, affine = (7, 8, 9), np.eye(4)
+    x, y, z = voxel_centers(shape, affine) / 4
+    fine_x, fine_y, fine_z = voxel_centers(*refined(shape, affine, factor=2)) / 4
+    spline = spline_refined(x**3 - 2 * x * y**2 + z, factor=2)
+    assert torch.allclose(spline, fine_x**3 - 2 * fine_x * fine_y**2 + fine_z, atol=1e-4)
+
+
+def test_smearing_is_round_and_keeps_the_sum():
+    image = torch.zeros(9, 9, 9)
+    image[4, 4, 4] = 2.0
+    spread = smeared(image)
+    assert float(spread.sum()) == 2.0
+    offset = torch.arange(9.0) - 4
+    for axis in range(3):
+        variance = (spread.sum([a for a in range(3) if a != axis]) * offset**2).sum() / 2
+        assert float(variance) == 1.0

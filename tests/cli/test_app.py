@@ -1,0 +1,240 @@
+"""The app from its command line to what lies in the output folder."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from qsmflow.bids.validator import find_validator
+from qsmflow.cli.exit_codes import ExitCode
+
+GOLDEN = {
+    "anat": {"Chimap", "R2starmap", "T2starmap", "S0map", "desc-brain_mask"},
+    "fmap": {
+        "desc-total_fieldmap",
+        "desc-total_magnitude",
+        "desc-local_fieldmap",
+        "desc-local_magnitude",
+    },
+}
+
+
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_run_writes_what_it_promises_and_nothing_else(finished):
+    assert finished.code == ExitCode.DONE
+    subject = finished.out_dir / "sub-01"
+    for datatype, names in GOLDEN.items():
+        expected = {f"sub-01_{name}{end}" for name in names for end in (".nii.gz", ".json")}
+        assert {path.name for path in (subject / datatype).iterdir()} == expected
+    top = {"dataset_description.json", "README", ".bidsignore", "logs", "sub-01", "sub-01.html"}
+    assert {path.name for path in finished.out_dir.iterdir()} == top
+    assert {path.name for path in (finished.out_dir / "logs").iterdir()} == {
+        "CITATION.md",
+        "CITATION.html",
+        "CITATION.bib",
+    }
+
+
+def test_maps_are_float32_on_the_grid_of_the_input(finished):
+    source = nib.load(next(finished.bids_dir.rglob("*part-mag_MEGRE.nii.gz")))
+    for path in finished.out_dir.rglob("*.nii.gz"):
+        image = nib.load(path)
+        assert image.get_data_dtype() == (np.uint8 if path.name.endswith("mask.nii.gz") else np.float32)
+        assert image.shape == source.shape
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
+
+
+def test_susceptibility_is_that_of_the_head(finished):
+    truth = finished.bids_dir / "derivatives" / "truth" / "sub-01" / "anat"
+    mask = read(truth / "sub-01_desc-brain_mask.nii.gz") > 0
+    chi = read(finished.out_dir / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")
+    inside = mask & (chi != 0)
+    assert inside.sum() > 0.8 * mask.sum()
+    assert np.corrcoef(chi[inside], read(truth / "sub-01_Chimap.nii.gz")[inside])[0, 1] > 0.5
+
+
+def test_sidecar_tells_every_stage(finished):
+    sidecar = json.loads((finished.out_dir / "sub-01" / "anat" / "sub-01_Chimap.json").read_text())
+    assert sidecar["Units"] == "ppm"
+    assert sidecar["SkullStripped"] is True
+    assert sidecar["EchoTimes"] == [0.003, 0.006, 0.009, 0.012]
+    assert sidecar["ReferenceRegion"]["region"] in {"csf", "brain"}
+    assert list(sidecar["EstimationParameters"])[-2:] == ["Dipole inversion", "Referencing"]
+    assert sidecar["EstimationParameters"]["Dipole inversion"]["Parameters"] == {"Threshold": 0.19}
+    assert all(
+        (finished.bids_dir / source.removeprefix("bids:raw:")).is_file() for source in sidecar["Sources"]
+    )
+    field = json.loads((finished.out_dir / "sub-01/fmap/sub-01_desc-local_fieldmap.json").read_text())
+    assert field["Units"] == "Hz"
+    assert "Dipole inversion" not in field["EstimationParameters"]
+
+
+@pytest.mark.skipif(find_validator() is None, reason="bids-validator-deno is not installed")
+def test_output_is_a_valid_derivative_data_set(finished):
+    done = subprocess.run([find_validator(), finished.out_dir], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_report_needs_no_network_and_names_every_stage(finished):
+    page = (finished.out_dir / "sub-01.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//(?!doi\.org)""", page.replace("https://doi.org", ""))
+    for word in ("Magnetic susceptibility", "PUMA", "PDF", "TKD", "Reporting list", "Phase sign", "19."):
+        assert word in page
+
+
+def test_input_is_never_written_to(app, small_dataset, tmp_path):
+    before = state(small_dataset)
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", "--dry-run") == ExitCode.DONE
+    assert state(small_dataset) == before
+
+
+def test_dry_run_writes_nothing_and_tells_what_would_be_done(app, small_dataset, tmp_path, capsys):
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", "--dry-run") == ExitCode.DONE
+    assert not list(tmp_path.iterdir())
+    said = capsys.readouterr().err
+    assert "sub-01: 4 echoes at 3.00, 6.00, 9.00, 12.00 ms, 3 T" in said
+
+
+def test_second_run_reuses_every_stage(finished, tmp_path, capsys):
+    work = finished.work_dir / "qsmflow_wf"
+    results = {path: path.stat().st_mtime_ns for path in work.rglob("field_wf/fit/*.nii")}
+    assert results
+    assert finished.again("--nprocs", "1", "--mem", "4G", out_dir=tmp_path / "other") == ExitCode.DONE
+    assert {path: path.stat().st_mtime_ns for path in results} == results
+    assert "reused" in capsys.readouterr().err
+    chi = "sub-01/anat/sub-01_Chimap.nii.gz"
+    assert (tmp_path / "other" / chi).read_bytes() == (finished.out_dir / chi).read_bytes()
+
+
+def test_low_memory_changes_nothing_but_memory(app, finished, tmp_path):
+    assert app(finished.bids_dir, tmp_path / "out", tmp_path / "work", "--low-mem") == ExitCode.DONE
+    for name in ("anat/sub-01_Chimap.nii.gz", "anat/sub-01_R2starmap.nii.gz"):
+        low, full = (read(folder / "sub-01" / name) for folder in (tmp_path / "out", finished.out_dir))
+        np.testing.assert_allclose(low, full, atol=2e-3 * np.abs(full).max())
+
+
+def test_reports_are_assembled_again_without_computing(app, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished.out_dir, out)
+    (out / "sub-01.html").unlink()
+    code = app(finished.bids_dir, out, tmp_path / "work", "--reports-only")
+    assert code == ExitCode.DONE
+    assert (out / "sub-01.html").stat().st_size > 100_000
+    assert not (tmp_path / "work" / "qsmflow_wf").exists()
+
+
+def test_methods_text_alone(app, small_dataset, tmp_path):
+    out = tmp_path / "out"
+    code = app(small_dataset, out, tmp_path / "work", "--boilerplate-only", "--inversion", "medi")
+    assert code == ExitCode.DONE
+    text = (out / "logs" / "CITATION.md").read_text()
+    assert "MEDI" in text
+    assert "4 echoes" in text
+    assert not list(out.rglob("*.nii.gz"))
+
+
+def test_graph_is_drawn_on_request(app, small_dataset, tmp_path):
+    out = tmp_path / "out"
+    app(small_dataset, out, tmp_path / "work", "--boilerplate-only", "--write-graph")
+    assert "susceptibility_wf" in (out / "logs" / "graph.dot").read_text()
+
+
+def test_clean_workdir_forgets_earlier_results(app, small_dataset, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "old").write_text("old")
+    app(small_dataset, tmp_path / "out", work, "--boilerplate-only")
+    assert (work / "old").exists()
+    app(small_dataset, tmp_path / "out", work, "--boilerplate-only", "--clean-workdir")
+    assert not (work / "old").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--mem", "100M"], ExitCode.USAGE, "cannot hold sub-01"),
+        (["--participant-label", "99"], ExitCode.NO_INPUT, "99"),
+        (["--mask-file", "no-such.nii"], ExitCode.NO_INPUT, "no-such.nii"),
+        (["--device", "cuda"], ExitCode.USAGE, "no CUDA GPU"),
+        (["--bids-filter-file", "FILTER"], ExitCode.NOTHING_MATCHED, "acquisition"),
+        (["-d", "masks=/no/such/folder"], ExitCode.NO_INPUT, "/no/such/folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(app, small_dataset, tmp_path, capsys, arguments, code, words):
+    filters = tmp_path / "filter.json"
+    filters.write_text('{"megre": {"acquisition": "nothere"}}')
+    arguments = [str(filters) if argument == "FILTER" else argument for argument in arguments]
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", *arguments) == code
+    assert words in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.nii.gz"))
+
+
+def test_output_in_the_input_is_refused(app, small_dataset, tmp_path, capsys):
+    before = state(small_dataset)
+    code = app(small_dataset, small_dataset / "sub-01", tmp_path / "work")
+    assert code == ExitCode.USAGE
+    assert "inside the input" in capsys.readouterr().err
+    assert state(small_dataset) == before
+
+
+def test_missing_input_is_named(app, tmp_path, capsys):
+    assert app(tmp_path / "nowhere", tmp_path / "out", tmp_path / "work") == ExitCode.NO_INPUT
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_bad_subject_is_named_and_does_not_stop_the_good_one(app, small_dataset, tmp_path, capsys):
+    bids_dir = tmp_path / "in"
+    shutil.copytree(small_dataset, bids_dir, ignore=shutil.ignore_patterns("derivatives"))
+    for path in (bids_dir / "sub-01").rglob("*"):
+        if path.is_file():
+            target = bids_dir / str(path.relative_to(bids_dir)).replace("sub-01", "sub-02")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    broken = bids_dir / "sub-02/anat/sub-02_echo-2_part-phase_MEGRE.json"
+    broken.write_text(json.dumps({**json.loads(broken.read_text()), "EchoTime": 6.0}))
+    out = tmp_path / "out"
+    code = app(bids_dir, out, tmp_path / "work", "--skip-bids-validation")
+    assert code == ExitCode.SUBJECT_FAILED
+    assert (out / "sub-01/anat/sub-01_Chimap.nii.gz").is_file()
+    assert not (out / "sub-02/anat").exists()
+    said = capsys.readouterr().err
+    assert "EchoTime" in said
+    assert "sub-02 FAILED" in said
+    assert "EchoTime" in (out / "sub-02.html").read_text()
+
+
+def test_crash_is_reported_and_never_exits_zero(app, small_dataset, tmp_path, capsys):
+    mask = tmp_path / "empty.nii"
+    source = nib.load(next(small_dataset.rglob("*part-mag_MEGRE.nii.gz")))
+    nib.save(nib.Nifti1Image(np.zeros(source.shape, np.uint8), source.affine), mask)
+    out = tmp_path / "out"
+    code = app(small_dataset, out, tmp_path / "work", "--mask-file", str(mask))
+    assert code == ExitCode.SUBJECT_FAILED
+    assert "zero everywhere" in capsys.readouterr().err
+    assert list((out / "sub-01/log").rglob("crash*"))
+    assert "zero everywhere" in (out / "sub-01.html").read_text()
+    assert not (out / "sub-01/anat").exists()
+
+
+def test_own_mask_of_a_derivative_data_set_is_used(app, small_dataset, finished, tmp_path):
+    masks = small_dataset / "derivatives" / "truth"
+    out = tmp_path / "out"
+    code = app(small_dataset, out, tmp_path / "work", "-d", f"truth={masks}")
+    assert code == ExitCode.DONE
+    name = "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+    np.testing.assert_array_equal(read(out / name), read(masks / name) > 0)
+    assert not np.array_equal(read(out / name), read(finished.out_dir / name))

@@ -1,0 +1,277 @@
+"""Inversions against a sphere of known susceptibility in an oblique field."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from qsmflow.core.dipole import DipoleConvolution, dipole_field
+from qsmflow.core.inversion.medi import IN_VIVO, PRESETS, SIMULATION, MediSettings, invert_medi
+from qsmflow.core.inversion.objective import MorphologyObjective, edge_free
+from qsmflow.core.inversion.tkd import invert_tkd
+
+SHAPE = (32, 36, 30)
+SPACE = {"voxel_size": (1.0, 0.9, 1.2), "b0_direction": (0.35, -0.25, 0.9)}
+RADIAN_PER_PPM = 4.0
+NOISE = 1e-3
+
+
+def ball(centre, radius):
+    """Voxels within a radius in mm of a point given in voxels."""
+    axes = [
+        (torch.arange(size) - c) * edge
+        for size, c, edge in zip(SHAPE, centre, SPACE["voxel_size"], strict=True)
+    ]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    return x**2 + y**2 + z**2 <= radius**2
+
+
+@pytest.fixture(scope="module")
+def sphere():
+    """A sphere of 0.2 ppm that the magnitude shows, in a round mask, and its noisy field."""
+    torch.manual_seed(1)
+    mask, inside = ball((16, 18, 15), 13), ball((17, 17, 15), 4)
+    chi = 0.2 * inside.float()
+    noise = torch.full(SHAPE, NOISE)
+    field = dipole_field(chi, **SPACE, padding=SHAPE) + NOISE * torch.randn(SHAPE)
+    magnitude = 1 - 0.3 * inside.float() + 0.01 * torch.randn(SHAPE)
+    return {
+        "mask": mask,
+        "inside": inside,
+        "chi": chi,
+        "noise": noise,
+        "field": field,
+        "magnitude": magnitude,
+    }
+
+
+def medi(subject, settings, **changed):
+    """MEDI of a subject with some of its parts changed."""
+    given = {name: subject[name] for name in ("noise", "magnitude", "mask")} | changed
+    field = given.pop("field", subject["field"])
+    given.setdefault("radian_per_ppm", RADIAN_PER_PPM)
+    return invert_medi(field, settings=settings, **SPACE, **given)
+
+
+def nrmse(susceptibility, subject):
+    """Error of the demeaned map over the demeaned truth, in the mask where there is a map."""
+    known = subject["mask"] & (susceptibility != 0)
+    found, truth = susceptibility[known], subject["chi"][known]
+    truth = truth - truth.mean()
+    return float((found - found.mean() - truth).norm() / truth.norm())
+
+
+def contrast(susceptibility, subject):
+    """Mean in the sphere over the mean around it, ppm."""
+    inside = subject["inside"]
+    known = subject["mask"] & (susceptibility != 0)
+    return float(susceptibility[inside].mean() - susceptibility[known & ~inside].mean())
+
+
+def test_tkd_recovers_the_sphere(sphere):
+    """TKD loses up to a quarter of the contrast; its sign is that of the source."""
+    found = invert_tkd(sphere["field"], mask=sphere["mask"], **SPACE)
+    assert 0.75 * 0.2 < contrast(found.susceptibility, sphere) < 0.2
+    assert nrmse(found.susceptibility, sphere) < 0.45
+    assert found.residual < 0.3 and not found.susceptibility[~sphere["mask"]].any()
+
+
+def test_tkd_scale_correction(sphere):
+    """Dividing by the height of the point spread function brings the contrast within 10 %."""
+    found = invert_tkd(sphere["field"], mask=sphere["mask"], correct_scale=True, **SPACE)
+    assert contrast(found.susceptibility, sphere) == pytest.approx(0.2, rel=0.10)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -0.1, 0.7])
+def test_tkd_threshold_is_checked(sphere, threshold):
+    """Only what the kernel takes on can be a threshold."""
+    with pytest.raises(ValueError, match="threshold"):
+        invert_tkd(sphere["field"], mask=sphere["mask"], threshold=threshold, **SPACE)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_medi_recovers_the_sphere(sphere, preset):
+    """Contrast within 5 %, a tenth of the error of the mean square, much better than TKD."""
+    found = medi(sphere, PRESETS[preset])
+    tkd = invert_tkd(sphere["field"], mask=sphere["mask"], **SPACE)
+    assert found.converged and found.n_iterations > 1
+    assert contrast(found.susceptibility, sphere) == pytest.approx(0.2, rel=0.05)
+    assert nrmse(found.susceptibility, sphere) < 0.12
+    assert nrmse(found.susceptibility, sphere) < nrmse(tkd.susceptibility, sphere) / 2
+    assert not found.susceptibility[~sphere["mask"]].any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sign(sphere, sign):
+    """Paramagnetic comes out positive, diamagnetic negative, from either inversion."""
+    field = sign * sphere["field"]
+    for found in (
+        invert_tkd(field, mask=sphere["mask"], **SPACE),
+        medi(sphere, SIMULATION, field=field),
+    ):
+        assert sign * contrast(found.susceptibility, sphere) > 0.1
+
+
+def test_linear_and_nonlinear_agree_on_small_phases(sphere):
+    """A tenth of a radian is straight to 1 %."""
+    tight = replace(SIMULATION, tolerance=1e-3, cg_tolerance=1e-3)
+    curved = medi(sphere, tight, radian_per_ppm=1.0).susceptibility
+    straight = medi(sphere, replace(tight, nonlinear=False), radian_per_ppm=None).susceptibility
+    assert (curved - straight).norm() < 0.01 * straight.norm()
+
+
+def test_nonlinear_term_forgives_a_wrap(sphere):
+    """A field that is a whole turn off in some voxels is as good as the true one, to phasors."""
+    wrapped = sphere["field"].clone()
+    wrapped[12:14, 12:14, 12:14] += 2 * torch.pi / RADIAN_PER_PPM
+    linear = medi(sphere, replace(SIMULATION, nonlinear=False), field=wrapped).susceptibility
+    assert nrmse(medi(sphere, SIMULATION, field=wrapped).susceptibility, sphere) < 0.12
+    assert nrmse(linear, sphere) > 0.5
+
+
+def test_merit_ignores_an_outlier(sphere):
+    """One voxel of nonsense spoils the plain inversion, not the one with MERIT."""
+    spoilt = sphere["field"].clone()
+    spoilt[8, 20, 15] += 0.7
+    plain = medi(sphere, SIMULATION, field=spoilt).susceptibility
+    tuned = medi(sphere, replace(SIMULATION, merit=True), field=spoilt).susceptibility
+    assert nrmse(tuned, sphere) < 0.12
+    assert nrmse(plain, sphere) > 2 * nrmse(tuned, sphere)
+
+
+def test_spherical_mean_removes_a_smooth_background(sphere):
+    """A background left in the field spoils the plain inversion; the map shrinks by the radius."""
+    ramp = 0.02 * (torch.arange(SHAPE[0]) - 16).reshape(-1, 1, 1)
+    settings = replace(SIMULATION, smv_radius=3.0)
+    found = medi(sphere, settings, field=sphere["field"] + ramp).susceptibility
+    assert (
+        nrmse(found, sphere)
+        < 0.15
+        < nrmse(medi(sphere, SIMULATION, field=sphere["field"] + ramp).susceptibility, sphere)
+    )
+    assert contrast(found, sphere) == pytest.approx(0.2, rel=0.08)
+    assert found[16, 18, 15] != 0 and (found != 0).sum() < 0.7 * sphere["mask"].sum()
+
+
+def test_outside_sources_take_up_background(sphere):
+    """Field of a source just beside the mask: without outside sources it becomes susceptibility."""
+    beside = ball((16, 18, 15), 15) & ~ball((16, 18, 15), 13.5) & ball((3, 18, 15), 4)
+    field = sphere["field"] + dipole_field(0.5 * beside.float(), **SPACE, padding=SHAPE)
+    errors = [
+        nrmse(medi(sphere, replace(SIMULATION, outside_sources=flag), field=field).susceptibility, sphere)
+        for flag in (False, True)
+    ]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_csf_becomes_a_uniform_zero(sphere):
+    """The spread in the fluid shrinks tenfold, its mean is zero, the sphere stays."""
+    csf = ball((11, 22, 17), 3)
+    plain = medi(sphere, SIMULATION, csf_mask=csf).susceptibility
+    zeroed = medi(sphere, replace(SIMULATION, csf_regularisation=1.0), csf_mask=csf).susceptibility
+    assert abs(zeroed[csf].mean()) < 1e-6 and zeroed[csf].std() < plain[csf].std() / 10
+    assert contrast(zeroed, sphere) == pytest.approx(0.2, rel=0.05)
+
+
+def test_unmeasured_voxels_do_not_count(sphere):
+    """Nonsense without a noise changes nothing."""
+    spoilt, noise = sphere["field"].clone(), sphere["noise"].clone()
+    spoilt[8, 20, 15], noise[8, 20, 15] = 50.0, float("inf")
+    assert nrmse(medi(sphere, SIMULATION, field=spoilt, noise=noise).susceptibility, sphere) < 0.12
+
+
+def test_scale_of_noise_and_magnitude_does_not_matter(sphere):
+    """λ means the same for any unit of the noise and the magnitude."""
+    first = medi(sphere, SIMULATION).susceptibility
+    second = medi(sphere, SIMULATION, noise=100 * sphere["noise"], magnitude=900 * sphere["magnitude"])
+    assert (first - second.susceptibility).norm() < 0.01 * first.norm()
+
+
+def objective(sphere, **changes):
+    """The objective in double precision, on the whole grid."""
+    mask = sphere["mask"]
+    settings = {
+        "convolve": DipoleConvolution(SHAPE, **SPACE, dtype=torch.float64),
+        "field": (sphere["field"] * mask).double(),
+        "weights": mask.double(),
+        "support": mask,
+        "smooth": edge_free(
+            sphere["magnitude"], mask=mask, voxel_size=SPACE["voxel_size"], edge_fraction=0.3
+        ),
+        "voxel_size": SPACE["voxel_size"],
+        "regularisation": 1e-4,
+        "smoothing": 1e-3,
+        "csf_mask": ball((11, 22, 17), 3),
+        "csf_regularisation": 0.5,
+        "radian_per_ppm": 20.0,
+    }
+    return MorphologyObjective(**settings | changes)
+
+
+@pytest.mark.parametrize("radian_per_ppm", [None, 20.0])
+def test_gradient_is_the_slope_of_the_energy(sphere, radian_per_ppm):
+    """Central differences along random directions agree to 1e-5."""
+    energy = objective(sphere, radian_per_ppm=radian_per_ppm)
+    point = 0.05 * torch.randn(SHAPE, dtype=torch.float64) * sphere["mask"]
+    slope = energy.gradient(point)
+    for _ in range(3):
+        step = 1e-5 * torch.randn(SHAPE, dtype=torch.float64) * sphere["mask"]
+        difference = (energy.energy(point + step) - energy.energy(point - step)) / 2
+        assert float((slope * step).sum()) == pytest.approx(difference, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"nonlinear": False}, {"outside_sources": True}])
+def test_energy_decreases(sphere, options):
+    """Each further outer step ends at a lower energy, less each time."""
+    settings = replace(SIMULATION, tolerance=1e-9, **options)
+    energy = objective(
+        sphere,
+        regularisation=SIMULATION.regularisation,
+        csf_mask=None,
+        radian_per_ppm=RADIAN_PER_PPM if settings.nonlinear else None,
+    )
+    found = [medi(sphere, replace(settings, max_outer_steps=steps)) for steps in (1, 2, 4, 8)]
+    energies = [energy.energy(one.susceptibility.double()) for one in found]
+    assert energies == sorted(energies, reverse=True) and energies[0] > energies[-1]
+    assert [one.n_iterations for one in found] == [1, 2, 4, 8] and not found[0].converged
+
+
+def test_edges_are_the_wanted_fraction():
+    """Of all differences inside the mask; along each axis by its own voxel size."""
+    magnitude, mask = torch.rand(20, 22, 24), torch.ones(20, 22, 24, dtype=torch.bool)
+    mask[:3] = False
+    inner = edge_free(magnitude, mask=mask, voxel_size=(1, 1, 1), edge_fraction=0.0)
+    for fraction in (0.1, 0.3, 1.0):
+        smooth = edge_free(magnitude, mask=mask, voxel_size=(1, 1, 1), edge_fraction=fraction)
+        assert 1 - smooth.sum() / inner.sum() == pytest.approx(fraction, abs=1e-3)
+    stretched = edge_free(magnitude, mask=mask, voxel_size=(1, 100, 1), edge_fraction=0.3)
+    assert stretched[1].sum() == inner[1].sum() and stretched[0].sum() < inner[0].sum()
+
+
+def test_settings_name_every_problem():
+    """All that is out of range is named at once."""
+    with pytest.raises(ValueError) as caught:
+        MediSettings(regularisation=0, edge_fraction=2, smv_radius=-1, tolerance=1, cg_steps=0)
+    for name in ("regularisation", "edge_fraction", "smv_radius", "tolerance", "cg_steps"):
+        assert name in str(caught.value)
+
+
+def test_in_vivo_is_smoother_than_simulation():
+    """Ten to thirty times the weight."""
+    assert 10 <= IN_VIVO.regularisation / SIMULATION.regularisation <= 30
+
+
+@pytest.mark.parametrize(
+    "settings, changed, match",
+    [
+        (SIMULATION, {"radian_per_ppm": None}, "radian_per_ppm"),
+        (replace(SIMULATION, csf_regularisation=1.0), {}, "csf_mask"),
+        (replace(SIMULATION, smv_radius=30.0), {}, "positive finite noise"),
+        (SIMULATION, {"mask": torch.zeros(SHAPE, dtype=torch.bool)}, "mask is empty"),
+        (SIMULATION, {"field": torch.full(SHAPE, float("nan"))}, "not finite"),
+    ],
+)
+def test_missing_input_is_named(sphere, settings, changed, match):
+    """What the settings need and is not there."""
+    with pytest.raises(ValueError, match=match):
+        medi(sphere, settings, **changed)
