@@ -290,9 +290,8 @@ def combine_masks(
     parts, _ = ndimage.label(opened)
     size = np.bincount(parts.ravel())
     size[0] = 0
-    large = np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max())))
     kept = np.zeros_like(joint)
-    kept[box] = ndimage.binary_fill_holes(large)
+    kept[box] = np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max())))
     first = masks[0].bool()
     mask = torch.from_numpy(kept).to(first.device)
     return Mask(

@@ -118,8 +118,8 @@ def csf_mask(
     brain_volume = int(mask.sum()) * millilitre
     if brain_volume < 3 * (4 / 3 * np.pi * central_radius**3 / 1000):
         raise NoCsfError(
-            f"no ventricle was looked for: the mask holds {brain_volume:.0f} ml, too little of a brain to tell "
-            f"its middle, {central_radius:g} mm around its centre, from the rest"
+            f"no ventricle was looked for: the mask holds {brain_volume:.0f} ml, too little of a brain "
+            f"to tell its middle, {central_radius:g} mm around its centre, from the rest"
         )
     centre = torch.nonzero(mask).double().mean(0)
     squared = sum(

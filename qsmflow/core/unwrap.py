@@ -4,7 +4,7 @@ PUMA lowers the energy by cuts, each of which moves a set of voxels by one cycle
 in the cycles, so a field that no set can lower is a global optimum, whatever field the descent began
 with. Here it begins with a good guess, and the flow of a cut is kept for the next one, which then has
 to deal only with the voxels where flow was left over and with their surroundings. A flow that leaves
-nothing over anywhere proves the optimum (Kolmogorov and Shioura 2009, 10.1016/j.disopt.2009.04.006).
+nothing over anywhere proves the optimum (Kolmogorov and Shioura, Discrete Optimization 2009).
 """
 
 import math
@@ -87,11 +87,11 @@ def unwrap_phase(
     ------
     ValueError
         If the phase is not 3-D, the shapes differ, the mask is empty, phase or weights are not finite
-        inside the mask, or a weight is negative.
+        inside the mask, a weight is negative, or all are zero.
 
     References
     ----------
-    Bioucas-Dias and Valadão 2007, 10.1109/TIP.2006.888351; on the optimality of local moves: Murota
+    Bioucas-Dias and Valadão 2007, 10.1109/TIP.2006.888351; why no move left means an optimum: Murota
     2003, 10.1137/1.9780898718508.
 
     Examples
@@ -181,6 +181,8 @@ def _checked_mask(phase: Tensor, *, weights: Tensor | None, mask: Tensor | None)
         raise ValueError("the phase is not finite everywhere in the mask")
     if weights is not None and not (weights[inside].isfinite() & (weights[inside] >= 0)).all():
         raise ValueError("weights must be finite and not negative everywhere in the mask")
+    if weights is not None and not weights[inside].any():
+        raise ValueError("all weights in the mask are zero")
     return inside.cpu().numpy()
 
 
@@ -194,8 +196,7 @@ def _pairs(values: np.ndarray, voxel_weights: np.ndarray, inside: np.ndarray) ->
         both = (along[:-1] >= 0) & (along[1:] >= 0)
         ends.append((along[:-1][both], along[1:][both]))
     first, second = (np.concatenate(end) for end in zip(*ends, strict=True))
-    largest = voxel_weights.max() or 1.0
-    relative = voxel_weights.astype(np.float64) / largest
+    relative = voxel_weights.astype(np.float64) / voxel_weights.max()
     weight = np.rint(relative[first] * relative[second] * WEIGHT)
     # a weight of 0 would leave the cycles of a voxel undetermined
     weight = np.maximum(weight, 1).astype(np.int64)
@@ -236,9 +237,10 @@ def _spanning_tree_cycles(pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
 def _descend(pairs: _Pairs, cycles: np.ndarray, *, max_steps: int) -> tuple[np.ndarray, int, bool]:
     """Move sets of voxels up and down by a cycle until none lowers the energy.
 
-    Every pair carries a flow between the two slopes of its cost. It is 0 where both are nearest to each
-    other, but where a pair is more than half a cycle apart it cannot be: there it leaves excess at the
-    voxels. Cuts carry excess to where it is lacking; what a saturated cut holds back moves its set.
+    Every pair carries a flow between the two slopes of its cost. The flow begins at 0 where the slopes
+    admit it, that is where a pair is no more than half a cycle apart; elsewhere it leaves excess at one
+    voxel and lack at the other. Cuts carry excess to where it is lacking, and a set that cannot get rid
+    of its excess moves.
     Moves upward alone would do, since a set that moves down is the rest that moves up; with both, a
     small set in the wrong cycle needs but a small cut.
 
@@ -336,7 +338,7 @@ def _settle_cycles(
         gap = distance[inside]
         difference = unwrapped - image[tuple(nearest)][inside]
         others = np.flatnonzero(np.arange(offset.size) != largest)
-        facing = gap <= ndimage.minimum(gap, components, np.arange(offset.size))[components] + 1
+        facing = gap <= ndimage.minimum(gap, components, np.arange(offset.size))[components] + 0.5
         medians = ndimage.median(difference[facing], components[facing], others)
         offset[others] += np.rint(medians / (2 * np.pi)).astype(np.int64)
     return cycles - offset[components]

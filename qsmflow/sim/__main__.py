@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from qsmflow.sim.dataset import write_dataset
 
 
@@ -13,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder of the data set; made if missing")
     parser.add_argument("--seed", type=int, default=1, help="of the anatomy and the noise (default 1)")
     arguments = parser.parse_args(argv)
+    # One thread adds up in one order: the same bytes on any number of cores.
+    torch.set_num_threads(1)
     write_dataset(arguments.out, seed=arguments.seed)
 
 

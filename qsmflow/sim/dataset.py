@@ -43,7 +43,8 @@ def write_dataset(
 ) -> MgreScan:
     """Simulate one subject and write raw data and truth.
 
-    The same seed writes the same bytes.
+    The same seed writes the same bytes, given the same number of threads: sums in another order differ in
+    their last digits.
 
     Parameters
     ----------

@@ -170,7 +170,7 @@ def test_clean_workdir_forgets_earlier_results(app, small_dataset, tmp_path):
         (["--participant-label", "99"], ExitCode.NO_INPUT, "99"),
         (["--mask-file", "no-such.nii"], ExitCode.NO_INPUT, "no-such.nii"),
         (["--device", "cuda"], ExitCode.USAGE, "no CUDA GPU"),
-        (["--bids-filter-file", "FILTER"], ExitCode.NOTHING_MATCHED, "acquisition"),
+        (["--bids-filter-file", "FILTER"], ExitCode.NOTHING_MATCHED, "bids-filter-file"),
         (["-d", "masks=/no/such/folder"], ExitCode.NO_INPUT, "/no/such/folder"),
     ],
 )

