@@ -7,5 +7,4 @@ venv=${QSMFLOW_VENV:-$root/.venv}
 out=${1:-$root/out}
 [ $# -eq 0 ] || shift
 "$root/scripts/setup.sh"
-"$venv/bin/qsmflow" "$root/bids_examples/simple_head" "$out" participant \
-    --work-dir "$root/work" --medi-preset simulation "$@"
+"$venv/bin/qsmflow" "$root/bids_examples/simple_head" "$out" participant --work-dir "$root/work" "$@"

@@ -99,6 +99,7 @@ def _medi_parameters(settings: Settings) -> dict:
         "regularisation": settings.medi_lambda,
         "nonlinear": settings.medi_nonlinear,
         "merit": settings.medi_merit,
+        "outside_sources": settings.medi_outside_sources,
         "smv_radius": settings.medi_smv_radius,
         "csf_regularisation": settings.medi_csf_lambda,
         "max_outer_steps": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,

@@ -40,8 +40,8 @@ class Settings:
         ``in-vivo`` or ``simulation``; the other MEDI settings override it where they are not None.
     medi_lambda, medi_smv_radius, medi_csf_lambda : float or None
         Weight of the regularisation; radius in mm; weight of the CSF term.
-    medi_nonlinear, medi_merit : bool or None
-        Nonlinear data term; down-weighting of outliers.
+    medi_nonlinear, medi_merit, medi_outside_sources : bool or None
+        Nonlinear data term; down-weighting of outliers; correction of the background removal.
     sloppy : bool
         Few iterations: for trying out, not for results.
     random_seed : int
@@ -78,6 +78,7 @@ class Settings:
     medi_lambda: float | None = None
     medi_nonlinear: bool | None = None
     medi_merit: bool | None = None
+    medi_outside_sources: bool | None = None
     medi_smv_radius: float | None = None
     medi_csf_lambda: float | None = None
     sloppy: bool = False

@@ -3,18 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from qsmflow.core.crop import masked_crop, uncropped
 from qsmflow.core.dipole import DipoleConvolution
 from qsmflow.core.fourier import spherical_mean_kernel
-from qsmflow.core.inversion.objective import MorphologyObjective, edge_free, inner_differences
+from qsmflow.core.inversion.objective import MorphologyObjective, edge_free
 from qsmflow.core.inversion.result import Inversion
 from qsmflow.core.solvers import conjugate_gradient
 from qsmflow.core.weights import noise_weights
 
+#: How far around the mask, in mm, sources may take up what background is left.
+OUTSIDE_MARGIN = 8.0
+#: How much larger than χ such sources are expected to be; it only conditions the solver.
+OUTSIDE_SCALE = 5.0
 #: MERIT calls a voxel an outlier where its weighted residual exceeds this many standard deviations.
 OUTLIER_THRESHOLD = 6.0
 
@@ -34,7 +40,8 @@ class MediSettings:
     merit : bool
         Lower the weight of outliers after each outer step.
     outside_sources : bool
-        Let sources around the mask take up what background is left in the local field.
+        Let sources around the mask, which are not regularised, correct the background removal: take up
+        what it left in the local field, and give back what it took from it.
     smv_radius : float
         Radius in mm of the spherical mean taken off the field and the dipole; 0 for none.
     csf_regularisation : float
@@ -94,7 +101,7 @@ _RANGES = {
 }
 
 #: For measured fields, where errors of the model and of the background removal outweigh the noise.
-IN_VIVO = MediSettings(regularisation=5e-4, nonlinear=True, merit=True, outside_sources=True)
+IN_VIVO = MediSettings(regularisation=5e-4, nonlinear=True, merit=True, outside_sources=True, tolerance=0.05)
 
 #: For exact local fields with a little noise.
 SIMULATION = MediSettings(regularisation=4e-5, nonlinear=True)
@@ -188,12 +195,16 @@ def invert_medi(
     """
     _check(settings, radian_per_ppm=radian_per_ppm, csf_mask=csf_mask, mask=mask)
     box, inside, field = masked_crop(local_field, mask=mask)
+    margins = [
+        math.ceil(OUTSIDE_MARGIN / float(edge)) if settings.outside_sources else 0 for edge in voxel_size
+    ]
+    grown = partial(pad, pad=[margin for margin in reversed(margins) for _ in range(2)])
     objective, valid = _objective(
-        field,
-        noise=noise[box],
-        magnitude=magnitude[box],
-        inside=inside,
-        csf=csf_mask[box].bool() & inside if settings.csf_regularisation else None,
+        grown(field),
+        noise=grown(noise[box]),
+        magnitude=grown(magnitude[box]),
+        inside=grown(inside),
+        csf=grown(csf_mask[box].bool() & inside) if settings.csf_regularisation else None,
         voxel_size=voxel_size,
         b0_direction=b0_direction,
         settings=settings,
@@ -202,7 +213,8 @@ def invert_medi(
     found, n_iterations, converged, residual = _minimise(objective, settings)
     if objective.csf_mask is not None:
         found = found - found[objective.csf_mask].mean()
-    susceptibility = uncropped(torch.where(valid, found, 0), box=box, shape=mask.shape)
+    core = tuple(slice(margin, margin + size) for margin, size in zip(margins, field.shape, strict=True))
+    susceptibility = uncropped(torch.where(valid, found, 0)[core], box=box, shape=mask.shape)
     return Inversion(susceptibility, n_iterations, converged, residual)
 
 
@@ -246,8 +258,6 @@ def _objective(
         field = torch.where(valid, field - _filtered(field, mean, convolve.grid), 0)
         convolve.kernel = convolve.kernel * (1 - mean)
     smooth = edge_free(magnitude, mask=inside, voxel_size=voxel_size, edge_fraction=settings.edge_fraction)
-    if settings.outside_sources:
-        smooth |= inner_differences(~inside)
     objective = MorphologyObjective(
         convolve=convolve,
         field=field,
@@ -274,11 +284,13 @@ def _minimise(objective: MorphologyObjective, settings: MediSettings) -> tuple[T
     """χ, outer steps, whether they converged, and the residual relative to the field."""
     found = torch.zeros_like(objective.field)
     weights = objective.weights
+    scale = torch.where(weights > 0, 1, OUTSIDE_SCALE**2).to(found.dtype)
     converged, steps = False, 0
     while not converged and steps < settings.max_outer_steps:
         change = conjugate_gradient(
             objective.curvature(found),
             -objective.gradient(found),
+            preconditioner=scale.mul,
             rtol=settings.cg_tolerance,
             max_steps=settings.cg_steps,
         ).value
