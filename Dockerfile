@@ -1,23 +1,31 @@
-# syntax=docker/dockerfile:1
 # docker build -t qsmflow . && docker run --rm -v BIDS:/bids:ro -v OUT:/out qsmflow /bids /out participant
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
+# pip's own variables: where PyTorch's CPU builds are, a folder of wheels, the certificates of a proxy.
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ARG PIP_FIND_LINKS
+ARG PIP_CERT
+RUN python3 -m venv /opt/qsmflow
 WORKDIR /src
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
 COPY qsmflow qsmflow
 COPY workflows workflows
-RUN python3 -m venv /opt/qsmflow \
-    && /opt/qsmflow/bin/pip install --no-cache-dir --no-compile -c constraints.txt . \
-    && find /opt/qsmflow -name '*.pyc' -delete \
-    && find /opt/qsmflow -type d -name tests -path '*/site-packages/*' -prune -exec rm -rf {} +
+# What no run needs goes: the packages' own tests, C++ headers, pip. Compiled at build time, because a read-only
+# root cannot keep what Python compiles when it starts.
+RUN /opt/qsmflow/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check -c constraints.txt . \
+    && cd /opt/qsmflow/lib/python3*/site-packages \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
+    && rm -rf torch/include torch/share torch/bin pip pip-*.dist-info /opt/qsmflow/bin/pip* \
+    && /opt/qsmflow/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
+ARG REVISION
 LABEL org.opencontainers.image.title="qsmflow" \
       org.opencontainers.image.description="Quantitative susceptibility mapping as a BIDS-App" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/qsmflow /opt/qsmflow
 # Any user id, a read-only root and no home folder must do: what is written goes to /out, /work and /tmp.
@@ -34,5 +42,4 @@ ENV PATH=/opt/qsmflow/bin:$PATH \
     MKL_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
 WORKDIR /tmp
-VOLUME /work
 ENTRYPOINT ["qsmflow"]

@@ -18,6 +18,10 @@ BYTES_PER_VOXEL = {
 }
 
 
+#: The same of the fit that goes slab by slab.
+LOW_MEMORY_FIT = (40, 5)
+
+
 def stage_memory(shape: Sequence[int], *, n_echoes: int, low_mem: bool = False) -> dict[str, float]:
     """Memory that each stage needs for an acquisition.
 

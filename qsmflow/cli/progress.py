@@ -51,11 +51,11 @@ class RunProgress(AbstractContextManager):
                 self._bar.update(self._task, description=node_title(node.fullname))
                 return
             self._bar.advance(self._task)
-            started = self._started.get(node.fullname)
-            # Nipype also ends nodes that it never started, because one they wait for has failed.
-            if started is None or self._is_reused(node):
+            if not self._is_fresh(node):
                 return
             self.n_computed += 1
+            # Nipype runs its bookkeeping in the main process and does not announce it.
+            started = self._started.get(node.fullname, time.monotonic())
             if status == "exception" or not (node.run_without_submitting or self._console.is_terminal):
                 outcome = "done" if status == "end" else "FAILED"
                 self._console.print(
@@ -64,10 +64,10 @@ class RunProgress(AbstractContextManager):
                     highlight=False,
                 )
 
-    def _is_reused(self, node) -> bool:
-        """Whether the node's result was there before the run."""
+    def _is_fresh(self, node) -> bool:
+        """Whether the node ran now: not before this run, and not skipped after a failure."""
         result = Path(node.output_dir()) / f"result_{node.name}.pklz"
-        return result.is_file() and result.stat().st_mtime < self._began
+        return result.is_file() and result.stat().st_mtime >= self._began
 
 
 def node_title(fullname: str) -> str:
