@@ -11,21 +11,19 @@ WORKDIR /src
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./
 COPY qsmflow qsmflow
 COPY workflows workflows
-# What no run needs goes: the packages' own tests, C++ headers, pip. Compiled at build time, because a read-only
-# root cannot keep what Python compiles when it starts.
-RUN /opt/qsmflow/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check -c constraints.txt . \
+# What no run needs goes: the packages' own tests, C++ headers and programs, pip. The byte code stays, because a
+# read-only root cannot keep what Python compiles when it starts.
+RUN /opt/qsmflow/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt . \
     && cd /opt/qsmflow/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -rf {} + \
-    && rm -rf torch/include torch/share torch/bin pip pip-*.dist-info /opt/qsmflow/bin/pip* \
-    && /opt/qsmflow/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash .
+    && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && rm -rf torch/include torch/share torch/test pip pip-*.dist-info /opt/qsmflow/bin/pip*
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
-ARG REVISION
 LABEL org.opencontainers.image.title="qsmflow" \
       org.opencontainers.image.description="Quantitative susceptibility mapping as a BIDS-App" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/qsmflow /opt/qsmflow
 # Any user id, a read-only root and no home folder must do: what is written goes to /out, /work and /tmp.
@@ -42,4 +40,6 @@ ENV PATH=/opt/qsmflow/bin:$PATH \
     MKL_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
 WORKDIR /tmp
+# As process 1 Python heeds SIGINT but not SIGTERM.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["qsmflow"]

@@ -1,7 +1,7 @@
 """Memory of each stage's interface beside what the workflows reserve for it.
 
-Run as ``python benchmarks/stage_memory.py [--shapes 96x96x96 144x144x96] [--echoes 3 6] [--stages fit]``. Every
-run has a process of its own, whose peak above the imports is counted. The mask fills the whole image but
+Run as ``python benchmarks/stage_memory.py [--shapes 96x96x96 144x144x96] [--echoes 3 6] [--stages fit]``.
+Every run has a process of its own, whose peak above the imports is counted. The mask fills the image but for
 a rim, which no real brain exceeds; solvers make few steps, as their arrays do not grow with them.
 """
 
@@ -34,20 +34,21 @@ def write_inputs(folder: Path, *, shape: tuple[int, ...], n_echoes: int) -> None
 
     random = np.random.default_rng(0)
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, size, dtype=np.float32) for size in shape), indexing="ij")
-    field = 60 * (x**2 - y * z) + random.normal(0, 1, shape).astype(np.float32)
+    field = 300 * (x**2 - y * z)
     mask = np.zeros(shape, np.float32)
     mask[(slice(2, -2),) * 3] = 1
-    r2star = np.where(x**2 + y**2 + z**2 < 0.05, 1, 20 + 5 * field / 60).astype(np.float32)
+    r2star = np.where(x**2 + y**2 + z**2 < 0.05, 1, 20 + field / 60).astype(np.float32)
     magnitude = 50 + 900 * np.exp(-2 * (x**2 + y**2 + z**2))
     maps = {
         "mask": mask,
         "combined": magnitude,
         "total_field": field,
-        "frequency": (field + 100) % 200 - 100,
+        # As incoherent as the mask of phase quality admits, which costs the unwrapping most.
+        "frequency": (field + random.normal(0, 15, shape) + 100) % 200 - 100,
         "noise": np.full(shape, 1, np.float32) + mask,
-        "local_field": field * mask / 20,
+        "local_field": field * mask / 100,
         "r2star": r2star,
-        "susceptibility": field * mask / 300,
+        "susceptibility": field * mask / 1000,
     }
     for echo in range(n_echoes):
         time = 0.004 + 0.005 * echo
@@ -56,7 +57,11 @@ def write_inputs(folder: Path, *, shape: tuple[int, ...], n_echoes: int) -> None
     for part in ("phase", "magnitude"):
         maps[part] = np.stack([maps[f"{part}-{echo}"] for echo in range(n_echoes)], axis=3)
     for name, values in maps.items():
-        nib.save(nib.Nifti1Image(values.astype(np.float32), np.eye(4)), folder / f"{name}.nii")
+        image = nib.Nifti1Image(values.astype(np.float32), np.eye(4))
+        of_scanner = "-" in name
+        if of_scanner:
+            image.set_data_dtype(np.int16)
+        nib.save(image, folder / f"{name}.nii{'.gz' if of_scanner else ''}")
 
 
 def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
@@ -64,12 +69,13 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     from qsmflow.bids.phase_range import PhaseRange
     from qsmflow.interfaces import background, echoes, inversion, masks, reports, susceptibility, unwrap
 
-    def files(*names: str, **renamed: str) -> dict[str, str]:
-        return {
-            trait: str(folder / f"{name}.nii") for trait, name in {**dict(zip(names, names)), **renamed}.items()
-        }
+    def files(*same: str, **renamed: str) -> dict[str, str]:
+        names = {name: name for name in same} | renamed
+        return {trait: str(folder / f"{name}.nii") for trait, name in names.items()}
 
-    each = {part: [str(folder / f"{part}-{n}.nii") for n in range(n_echoes)] for part in ("magnitude", "phase")}
+    each = {
+        part: [str(folder / f"{part}-{n}.nii.gz") for n in range(n_echoes)] for part in ("magnitude", "phase")
+    }
     radians = PhaseRange("−π … π rad", "scaled", 1.0, 0.0, -math.pi, math.pi)
     fitted = files("magnitude", "phase", "mask")
     fitted |= {"echo_times": [0.004 + 0.005 * n for n in range(n_echoes)], "bipolar": True}
@@ -99,7 +105,9 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
         ),
         "figure": (
             reports.PlotVolumes(
-                kind="phase", in_files=list(files("frequency", "total_field").values()), **files(mask_file="mask")
+                kind="phase",
+                in_files=list(files("frequency", "total_field").values()),
+                **files(mask_file="mask"),
             ),
         ),
     }
@@ -113,7 +121,8 @@ def measure(folder: Path, *, stage: str, variant: int, n_echoes: int) -> dict[st
 
     interface = interfaces(folder, n_echoes=n_echoes)[stage][variant]
     imported = peak()
-    interface.run(cwd=str(folder))
+    with tempfile.TemporaryDirectory() as results:
+        interface.run(cwd=results)
     return {"interface": type(interface).__name__, "imports": imported / 1e9, "bytes": peak() - imported}
 
 
@@ -145,7 +154,9 @@ def main() -> None:
     if arguments.task:
         print(json.dumps(run_task(arguments.task)))
         return
-    print(f"{'stage':15}{'interface':25}{'shape':>13}{'echoes':>8}{'GB':>8}{'bytes/voxel':>13}{'reserved':>10}")
+    print(
+        f"{'stage':15}{'interface':25}{'shape':>13}{'echoes':>8}{'GB':>8}{'bytes/voxel':>13}{'reserved':>10}"
+    )
     imports, found = [], {}
     for shape in arguments.shapes:
         size = tuple(map(int, shape.split("x")))
@@ -159,8 +170,8 @@ def main() -> None:
                         per_voxel = run["bytes"] / math.prod(size)
                         reserved = _RESERVED[stage][0] + n_echoes * _RESERVED[stage][1]
                         print(
-                            f"{stage:15}{run['interface']:25}{shape:>13}{n_echoes:>8}{run['bytes'] / 1e9:8.2f}"
-                            f"{per_voxel:13.0f}{reserved:10.0f}",
+                            f"{stage:15}{run['interface']:25}{shape:>13}{n_echoes:>8}"
+                            f"{run['bytes'] / 1e9:8.2f}{per_voxel:13.0f}{reserved:10.0f}",
                             flush=True,
                         )
                         imports.append(run["imports"])

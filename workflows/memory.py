@@ -4,22 +4,20 @@ import math
 from collections.abc import Sequence
 
 #: What the interpreter and its libraries take in each process, GB.
-PROCESS_GB = 0.45
-#: Bytes per voxel: (constant part, part per echo). Measured by benchmarks/stage_memory.py.
+PROCESS_GB = 0.46
+#: Bytes per voxel: (constant part, part per echo), a fifth above what benchmarks/stage_memory.py measures.
 BYTES_PER_VOXEL = {
-    "scale": (20, 24),
-    "mask": (60, 0),
-    "fit": (80, 40),
-    "unwrap": (420, 0),
-    "background": (220, 0),
-    "sign": (220, 0),
-    "invert": (330, 0),
-    "figure": (60, 0),
+    "scale": (8, 17),
+    "mask": (125, 0),
+    "fit": (192, 20),
+    "unwrap": (345, 0),
+    "background": (660, 0),
+    "sign": (155, 0),
+    "invert": (465, 0),
+    "figure": (45, 0),
 }
-
-
-#: The same of the fit that goes slab by slab.
-LOW_MEMORY_FIT = (40, 5)
+#: The same for the fit where it goes slab by slab.
+LOW_MEMORY_FIT = (120, 3)
 
 
 def stage_memory(shape: Sequence[int], *, n_echoes: int, low_mem: bool = False) -> dict[str, float]:
@@ -45,12 +43,9 @@ def stage_memory(shape: Sequence[int], *, n_echoes: int, low_mem: bool = False) 
     >>> full > low
     True
     """
+    costs = BYTES_PER_VOXEL | ({"fit": LOW_MEMORY_FIT} if low_mem else {})
     voxels = math.prod(shape)
-    needs = {
+    return {
         stage: PROCESS_GB + voxels * (constant + n_echoes * per_echo) / 1e9
-        for stage, (constant, per_echo) in BYTES_PER_VOXEL.items()
+        for stage, (constant, per_echo) in costs.items()
     }
-    if low_mem:
-        constant, per_echo = BYTES_PER_VOXEL["fit"]
-        needs["fit"] = PROCESS_GB + voxels * (constant / 2 + n_echoes * per_echo / 8) / 1e9
-    return needs

@@ -107,7 +107,8 @@ def init_susceptibility_wf(
     records = pe.Node(niu.Merge(4), name="records", run_without_submitting=True)
     workflow.__desc__ = (
         "The background field was removed by projection onto dipole fields (PDF) [@liu2011pdf]. "
-        f"{_INVERSION_PROSE[inversion]}, with B0 along the direction that the image header gives. "
+        f"{_INVERSION_PROSE[inversion]} ({_listed(inversion_parameters)}), with B0 along the direction that the "
+        "image header gives. "
         f"{_REFERENCE_PROSE[reference]}\n\n"
     )
     workflow.connect([
@@ -140,3 +141,13 @@ def init_susceptibility_wf(
             (csf, invert, [("csf_mask", "csf_mask")]),
         ])  # fmt: skip
     return workflow
+
+
+def _listed(parameters: dict) -> str:
+    """Parameters as prose, nested ones included."""
+    flat = {
+        name: value
+        for key, entry in parameters.items()
+        for name, value in (entry.items() if isinstance(entry, dict) else [(key, entry)])
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in flat.items())

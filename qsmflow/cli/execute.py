@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.progress import RunProgress
+from qsmflow.cli.scheduler import LocalScheduler
 from qsmflow.workflows.settings import Settings
 
 _LEVELS = {0: "CRITICAL", 1: "INFO", 2: "DEBUG"}
@@ -110,7 +111,9 @@ def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError |
     with RunProgress(n_nodes, console=console) as progress:
         failure = None
         try:
-            workflow.run(plugin=plugin, plugin_args={**arguments, "status_callback": progress.callback})
+            arguments = {**arguments, "status_callback": progress.callback}
+            runner = LocalScheduler(arguments) if plugin == "MultiProc" else plugin
+            workflow.run(plugin=runner, plugin_args=arguments)
         except RuntimeError as error:
             failure = error
     reused = n_nodes - progress.n_computed

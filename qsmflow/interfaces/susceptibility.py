@@ -48,12 +48,13 @@ class DetectPhaseSign(Stage):
             b0_direction=frame.b0_direction,
         )
         sign = found.sign if given is None else given
+        origin = "given" if given is not None else "detected" if found.certain else "assumed"
         record = StageRecord(
             stage="Phase sign",
             algorithm="Correlation of susceptibility with R2*" if given is None else "Given by the user",
             parameters={"Requested": self.inputs.phase_sign},
             figures={
-                "PhaseSign": f"{sign:+d} ({'detected' if given is None else 'given'})",
+                "PhaseSign": f"{sign:+d} ({origin})",
                 "Correlation": sign * found.correlation,
             },
             warnings=_sign_warnings(found, given=given),

@@ -38,9 +38,11 @@ def crop(test_data, tmp_path_factory) -> Path:
     return bids_dir
 
 
-def test_measured_crop_goes_through_the_app(crop, tmp_path, capsys):
+@pytest.mark.parametrize("inversion", ["tkd", pytest.param("medi", marks=pytest.mark.slow)])
+def test_measured_crop_goes_through_the_app(crop, tmp_path, capsys, inversion):
     out = tmp_path / "out"
-    code = main([str(crop), str(out), "participant", "-w", str(tmp_path / "work"), "--nprocs", "1"])
+    arguments = ["-w", str(tmp_path / "work"), "--nprocs", "1", "--inversion", inversion]
+    code = main([str(crop), str(out), "participant", *arguments])
     said = capsys.readouterr().err
     assert code == ExitCode.DONE, said
     assert "slope is ignored" in said
