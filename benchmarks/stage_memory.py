@@ -78,7 +78,7 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     }
     radians = PhaseRange("−π … π rad", "scaled", 1.0, 0.0, -math.pi, math.pi)
     fitted = files("magnitude", "phase", "mask")
-    fitted |= {"echo_times": [0.004 + 0.005 * n for n in range(n_echoes)], "bipolar": True}
+    fitted |= {"echo_times": [0.004 + 0.005 * n for n in range(n_echoes)], "bipolar": n_echoes > 2}
     measured = files("mask", magnitude="combined")
     wrapped = {**files("frequency"), "frequency_period": 200.0}
     zero = files("susceptibility", "mask", "r2star")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 PROCESS_GB = 0.46
 #: Bytes per voxel: (constant part, part per echo), a fifth above what benchmarks/stage_memory.py measures.
 BYTES_PER_VOXEL = {
-    "scale": (8, 17),
+    "scale": (12, 17),
     "mask": (125, 0),
-    "fit": (192, 20),
+    "fit": (210, 20),
     "unwrap": (345, 0),
     "background": (660, 0),
     "sign": (155, 0),

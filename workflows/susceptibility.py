@@ -107,8 +107,8 @@ def init_susceptibility_wf(
     records = pe.Node(niu.Merge(4), name="records", run_without_submitting=True)
     workflow.__desc__ = (
         "The background field was removed by projection onto dipole fields (PDF) [@liu2011pdf]. "
-        f"{_INVERSION_PROSE[inversion]} ({_listed(inversion_parameters)}), with B0 along the direction that the "
-        "image header gives. "
+        f"{_INVERSION_PROSE[inversion]} ({_listed(inversion_parameters)}), with B0 along the direction that "
+        "the image header gives. "
         f"{_REFERENCE_PROSE[reference]}\n\n"
     )
     workflow.connect([

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
+from nipype.pipeline import plugins
 from nipype.pipeline.engine.utils import generate_expanded_graph
 from rich.console import Console
 
@@ -72,12 +73,17 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
     if settings.use_plugin is not None:
         try:
             content = yaml.safe_load(settings.use_plugin.read_text())
-            return content["plugin"], dict(content.get("plugin_args", {}))
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            name, arguments = content["plugin"], dict(content.get("plugin_args", {}))
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise Stop(
                 ExitCode.USAGE,
                 f"--use-plugin {settings.use_plugin}: must be YAML with the key 'plugin' ({error!r})",
             ) from error
+        if not hasattr(plugins, f"{name}Plugin"):
+            raise Stop(
+                ExitCode.USAGE, f"--use-plugin {settings.use_plugin}: Nipype has no plugin named {name!r}"
+            )
+        return name, arguments
     if settings.nprocs == 1:
         return "Linear", {}
     return "MultiProc", {

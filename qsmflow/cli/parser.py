@@ -144,6 +144,11 @@ def _add_stages(parser):
     )
     group.add_argument("--medi-merit", action=argparse.BooleanOptionalAction, help="down-weight outliers")
     group.add_argument(
+        "--medi-outside-sources",
+        action=argparse.BooleanOptionalAction,
+        help="let sources around the mask correct the background removal",
+    )
+    group.add_argument(
         "--medi-smv-radius", type=not_negative, metavar="MM", help="spherical mean value; 0: off"
     )
     group.add_argument(

@@ -14,6 +14,9 @@ from qsmflow.core.echoes import EchoFit, fit_echoes
 from qsmflow.interfaces.images import load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 
+#: R2* in 1/s below which T2* cannot be told from echo times of some ten milliseconds.
+_SLOWEST_RELAXATION = 1.0
+
 
 class _ScaleEchoesInputSpec(StageInputSpec):
     magnitude = InputMultiObject(File(exists=True), mandatory=True, desc="magnitude images by echo time")
@@ -65,7 +68,7 @@ class _FitEchoesOutputSpec(StageOutputSpec):
     frequency = File(desc="frequency in Hz, wrapped to half its period")
     frequency_noise = File(desc="standard deviation of the frequency in Hz")
     frequency_period = traits.Float(desc="ambiguity of the frequency in Hz")
-    relative_residual = File(desc="residual of the fit over the signal")
+    relative_residual = traits.Either(None, File(), desc="residual over the signal; none with one echo")
     s0 = File(desc="signal at echo time zero")
     r2star = traits.Either(None, File(), desc="R2* in 1/s; none with one echo")
     t2star = traits.Either(None, File(), desc="T2* in s; none with one echo")
@@ -97,12 +100,12 @@ class FitEchoes(Stage):
         maps = {
             "frequency": joined("frequency"),
             "frequency_noise": joined("frequency_noise", [noise / fit.noise for fit in fits]),
-            "relative_residual": joined("relative_residual"),
             "s0": joined("magnitude"),
         }
         if fits[0].r2star is not None:
+            maps["relative_residual"] = joined("relative_residual")
             maps["r2star"] = joined("r2star")
-            maps["t2star"] = np.divide(1, maps["r2star"], where=maps["r2star"] > 0, out=np.zeros(mask.shape))
+            maps["t2star"] = np.where(mask, 1 / np.maximum(maps["r2star"], _SLOWEST_RELAXATION), 0)
         like = self.inputs.mask
         outputs = {name: save(values, folder / f"{name}.nii", like=like) for name, values in maps.items()}
         return (

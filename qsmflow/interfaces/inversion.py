@@ -80,6 +80,10 @@ class InvertByMEDI(Stage):
         hertz = hertz_per_ppm(self.inputs.field_strength)
         settings = replace(PRESETS[self.inputs.preset], **self.inputs.settings)
         csf_mask = self.inputs.csf_mask
+        warnings = ()
+        if settings.csf_regularisation and not csf_mask:
+            settings = replace(settings, csf_regularisation=0.0)
+            warnings = ("no ventricular fluid was found, so it is not made uniform",)
         found = invert_medi(
             load(self.inputs.local_field, use_gpu=use_gpu) / hertz,
             noise=load(self.inputs.frequency_noise, use_gpu=use_gpu) / hertz,
@@ -99,6 +103,7 @@ class InvertByMEDI(Stage):
             n_iterations=found.n_iterations,
             converged=found.converged,
             residual=found.residual,
+            warnings=warnings,
         )
         return {
             "susceptibility": save(

@@ -238,3 +238,76 @@ def test_own_mask_of_a_derivative_data_set_is_used(app, small_dataset, finished,
     name = "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
     np.testing.assert_array_equal(read(out / name), read(masks / name) > 0)
     assert not np.array_equal(read(out / name), read(finished.out_dir / name))
+
+
+def test_single_echo_of_a_session_is_enough(app, small_dataset, tmp_path, capsys):
+    bids_dir = tmp_path / "in"
+    anat = bids_dir / "sub-03" / "ses-A" / "anat"
+    anat.mkdir(parents=True)
+    shutil.copyfile(small_dataset / "dataset_description.json", bids_dir / "dataset_description.json")
+    stem = "sub-03_ses-A_acq-short_run-1"
+    for source in small_dataset.rglob("sub-01_echo-3_part-*_MEGRE.*"):
+        name = source.name.replace("sub-01_echo-3", stem).replace("MEGRE", "T2starw")
+        shutil.copyfile(source, anat / name)
+    out = tmp_path / "out"
+    code = app(bids_dir, out, tmp_path / "work", "--session-label", "A", "--skip-bids-validation")
+    assert code == ExitCode.DONE
+    made = out / "sub-03" / "ses-A" / "anat"
+    expected = {f"{stem}_{name}.nii.gz" for name in ("Chimap", "S0map", "desc-brain_mask")}
+    assert {path.name for path in made.glob("*.nii.gz")} == expected
+    sidecar = json.loads((made / f"{stem}_Chimap.json").read_text())
+    assert sidecar["ReferenceRegion"]["region"] == "brain"
+    assert "sign of the phase" in (out / "sub-03.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "parameters"),
+    [
+        (["--medi-lambda", "0.002", "--no-medi-nonlinear"], {"regularisation": 0.002, "nonlinear": False}),
+        (["--medi-preset", "simulation", "--medi-merit"], {"regularisation": 4e-5, "merit": True}),
+        (
+            ["--medi-smv-radius", "8", "--no-medi-outside-sources"],
+            {"smv_radius": 8.0, "outside_sources": False},
+        ),
+    ],
+)
+def test_flags_of_medi_change_the_map(app, finished, tmp_path, flags, parameters):
+    """The stages before the inversion are reused from the finished run."""
+    work = tmp_path / "work"
+    shutil.copytree(finished.work_dir, work)
+    maps = []
+    for name, extra in (("plain", []), ("changed", flags)):
+        out = tmp_path / name
+        assert app(finished.bids_dir, out, work, "--inversion", "medi", *extra) == ExitCode.DONE
+        maps.append(read(out / "sub-01/anat/sub-01_Chimap.nii.gz"))
+    sidecar = json.loads((out / "sub-01/anat/sub-01_Chimap.json").read_text())
+    told = sidecar["EstimationParameters"]["Dipole inversion"]["Parameters"]
+    assert told | parameters == told
+    assert np.abs(maps[0] - maps[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("given", "sign"), [("+1", 1), ("-1", -1)])
+def test_phase_sign_turns_field_and_susceptibility(app, finished, tmp_path, given, sign):
+    out = tmp_path / "out"
+    flags = [f"--phase-sign={given}", "--reference", "none"]
+    assert app(finished.bids_dir, out, finished.work_dir, *flags) == ExitCode.DONE
+    name = "sub-01/fmap/sub-01_desc-total_fieldmap.nii.gz"
+    np.testing.assert_allclose(read(out / name), sign * read(finished.out_dir / name), atol=1e-4)
+    assert f"{sign:+d} (given)" in (out / "sub-01.html").read_text()
+
+
+def test_index_of_the_input_is_kept_on_request(app, small_dataset, tmp_path):
+    index = tmp_path / "index"
+    flags = ["--bids-database-dir", str(index), "--boilerplate-only"]
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", *flags) == ExitCode.DONE
+    assert list(index.rglob("*.sqlite")) + list(index.rglob("*.db"))
+
+
+def test_plugin_of_the_user_is_run(app, finished, tmp_path, capsys):
+    plugin = tmp_path / "plugin.yml"
+    plugin.write_text("plugin: NoSuchPlugin\n")
+    flags = ["--use-plugin", str(plugin)]
+    assert app(finished.bids_dir, tmp_path / "out", tmp_path / "work", *flags) == ExitCode.USAGE
+    assert "NoSuchPlugin" in capsys.readouterr().err
+    plugin.write_text("plugin: Linear\nplugin_args: {}\n")
+    assert app(finished.bids_dir, tmp_path / "out", finished.work_dir, *flags) == ExitCode.DONE

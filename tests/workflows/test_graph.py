@@ -1,6 +1,6 @@
 """The graph of a run over every option, without running it."""
 
-from itertools import product
+from itertools import cycle, product
 
 import pytest
 from nipype.interfaces.base import isdefined
@@ -9,17 +9,16 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from qsmflow.reports.methods import cite
 from qsmflow.workflows.base import init_qsmflow_wf, log_dir
 
-OPTIONS = list(
-    product(
-        ("medi", "tkd"),
-        ("csf", "brain", "none"),
-        (False, True),
-        (False, True),
-        ((1, False), (4, False), (4, True)),
-    )
-)
 METHODS = {"medi": "liu2012medi", "tkd": "shmueli2009"}
 REFERENCES = {"csf": "ventricular", "brain": "mean of the brain mask", "none": "not referenced"}
+READOUTS = {"one echo": (1, False), "four echoes": (4, False), "bipolar": (4, True)}
+# All combinations of these, with each reference beside each of their values.
+OPTIONS = [
+    (reference, *others)
+    for others, reference in zip(
+        product(READOUTS, METHODS, (False, True), (False, True)), cycle(REFERENCES), strict=False
+    )
+]
 
 
 def flat(workflow) -> list:
@@ -43,11 +42,11 @@ def unmet(graph) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("inversion", "reference", "low_mem", "own_mask", "readout"), OPTIONS)
+@pytest.mark.parametrize(("reference", "readout", "inversion", "low_mem", "own_mask"), OPTIONS)
 def test_every_option_builds_a_complete_graph(
-    make_settings, make_job, inversion, reference, low_mem, own_mask, readout
+    make_settings, make_job, reference, readout, inversion, low_mem, own_mask
 ):
-    n_echoes, bipolar = readout
+    n_echoes, bipolar = READOUTS[readout]
     settings = make_settings(inversion=inversion, reference=reference, low_mem=low_mem, bipolar=bipolar)
     job = make_job(n_echoes=n_echoes, own_mask=own_mask)
     workflow = init_qsmflow_wf(settings, [job], run_id="run", use_gpu=False)
