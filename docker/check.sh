@@ -96,7 +96,7 @@ owners = {path.stat().st_uid for path in pathlib.Path("/out").rglob("*")}
 print("owners", owners, "user", os.getuid())
 sys.exit(owners != {os.getuid()})'
 }
-check_stop() { # By its stop signal (exit code 128 + 2), not killed after the time limit (128 + 9).
+check_stop() { # It ends by itself on the signal (128 + 2), and is not killed after the time limit (128 + 9).
     local name=qsmflow-check-$$ code
     "${engine[@]}" "${strict[@]/--rm/-d}" --name "$name" --tmpfs /work -v "$bids:/bids:ro" -v "$scratch/out:/out" \
         "$image" /bids /out participant -w /work --nprocs 1 || return 1

@@ -47,8 +47,8 @@ def init_qsmflow_wf(
     workflow = Workflow(name=name, base_dir=str(settings.work_dir))
     workflow.__desc__ = (
         f"Susceptibility maps were computed with *qsmflow* {__version__}, a BIDS-App "
-        "[@gorgolewski2017bidsapps] built on Nipype [@gorgolewski2011nipype], from multi-echo gradient-echo "
-        "images organised as BIDS [@gorgolewski2016bids; @karakuzu2022qmribids].\n\n"
+        "[@gorgolewski2017bidsapps] built on Nipype [@gorgolewski2011nipype], from gradient-echo images "
+        "organised as BIDS [@gorgolewski2016bids; @karakuzu2022qmribids].\n\n"
     )
     for subject, members in groupby(jobs, key=lambda job: job.acquisition.subject):
         subject_wf = Workflow(name=f"sub_{subject}_wf")

@@ -148,7 +148,8 @@ def _methods(*, echo_times: tuple[float, ...], bipolar: bool, own_mask: bool) ->
     mask = (
         "A brain mask was given. "
         if own_mask
-        else "The brain was masked on the magnitude and voxels with incoherent phase were left out. "
+        else "The brain was masked by thresholds and a watershed on the magnitude [@otsu1979; @vincent1991], "
+        "and voxels with incoherent phase were left out. "
     )
     return (
         mask

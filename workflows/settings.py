@@ -7,6 +7,9 @@ from types import MappingProxyType
 from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 
+#: Name of the whole run's workflow, and of its folder in the work dir.
+WORKFLOW_NAME = "qsmflow_wf"
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -15,7 +15,10 @@ _INVERSION_PROSE = {
     "tkd": "Susceptibility was computed by thresholded k-space division (TKD) [@shmueli2009]",
 }
 _REFERENCE_PROSE = {
-    "csf": "It is referenced to ventricular cerebrospinal fluid [@liu2018medi0].",
+    "csf": (
+        "It is referenced to ventricular cerebrospinal fluid [@liu2018medi0], or to the mean of the brain "
+        "mask where no ventricle was found."
+    ),
     "brain": "It is referenced to the mean of the brain mask.",
     "none": "It was not referenced to any region.",
 }

@@ -36,7 +36,7 @@ def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
     for job in plan.jobs:
         times = ", ".join(f"{1e3 * time:.2f}" for time in job.acquisition.echo_times)
         say(
-            f"{job.acquisition.name}: {len(job.acquisition.echoes)} echoes at {times} ms, "
+            f"{job.acquisition.name}: {len(job.acquisition.echoes)} echo time(s) {times} ms, "
             f"{job.field_strength:g} T, phase {job.phase_range.name}, up to {max(job.memory.values()):.1f} GB"
             + (f", mask {job.mask_file}" if job.mask_file else "")
         )

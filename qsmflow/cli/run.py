@@ -14,9 +14,10 @@ from rich.console import Console
 
 from qsmflow.cli.environment import prepare_environment
 from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
 from qsmflow.cli.validate import check_folders
-from qsmflow.workflows.settings import Settings
+from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     console = Console(stderr=True, soft_wrap=True)
     try:
-        return int(_main(sys.argv[1:] if argv is None else argv, console=console))
+        with ends_at_once():
+            return int(_main(sys.argv[1:] if argv is None else argv, console=console))
     except Stop as stop:
         console.print(f"qsmflow: {stop}", style="red", markup=False, highlight=False)
         return int(stop.code)
@@ -54,9 +56,11 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
         if settings.dry_run:
             cache = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            if settings.clean_workdir and settings.work_dir.exists():
-                shutil.rmtree(settings.work_dir)
             cache = settings.work_dir / "cache"
+            if settings.clean_workdir:
+                # Only what qsmflow itself keeps there: the folder may hold more.
+                for folder in (settings.work_dir / WORKFLOW_NAME, cache):
+                    shutil.rmtree(folder, ignore_errors=True)
             cache.mkdir(parents=True, exist_ok=True)
         prepare_environment(cache, threads=settings.omp_nthreads)
         return _run(settings, argv=argv, console=console)

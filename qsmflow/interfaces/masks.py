@@ -59,14 +59,14 @@ class RefineMask(Stage):
     def _run_stage(self, folder: Path) -> dict:
         mask = load_mask(self.inputs.mask)
         if self.inputs.keep_whole:
-            refined, algorithm = mask, "None: the given mask is kept whole"
+            refined, lost, algorithm = mask, 0.0, "None: the given mask is kept whole"
         else:
             phase = load(self.inputs.frequency) * (2 * math.pi / self.inputs.frequency_period)
             quality = phase_quality_mask(phase, magnitude=load(self.inputs.magnitude), mask=mask)
             voxel_size = geometry(self.inputs.mask).voxel_size
-            refined = combine_masks(mask, quality, voxel_size=voxel_size).mask
+            found = combine_masks(mask, quality, voxel_size=voxel_size)
+            refined, lost = found.mask, found.fraction_lost
             algorithm = "Local coherence of the phase; holes filled"
-        lost = 1 - float(refined.sum()) / float(mask.sum())
         record = StageRecord(stage="Phase quality mask", algorithm=algorithm, figures={"FractionLost": lost})
         return {
             "mask": save(refined, folder / "mask.nii", like=self.inputs.mask),

@@ -78,7 +78,7 @@ def _sign_warnings(found: PhaseSign, *, given: int | None) -> tuple[str, ...]:
     if given is not None and found.certain and given != found.sign:
         return (
             f"with the given sign {given:+d} susceptibility falls where R2* rises, as with a wrong sign; "
-            " compare with --phase-sign auto",
+            "compare with --phase-sign auto",
         )
     return ()
 

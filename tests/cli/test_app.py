@@ -106,7 +106,7 @@ def test_dry_run_writes_nothing_and_tells_what_would_be_done(app, small_dataset,
     assert app(small_dataset, tmp_path / "out", tmp_path / "work", "--dry-run") == ExitCode.DONE
     assert not list(tmp_path.iterdir())
     said = capsys.readouterr().err
-    assert "sub-01: 4 echoes at 3.00, 6.00, 9.00, 12.00 ms, 3 T" in said
+    assert "sub-01: 4 echo time(s) 3.00, 6.00, 9.00, 12.00 ms, 3 T" in said
 
 
 def test_second_run_reuses_every_stage(finished, tmp_path, capsys):
@@ -153,14 +153,17 @@ def test_graph_is_drawn_on_request(app, small_dataset, tmp_path):
     assert "susceptibility_wf" in (out / "logs" / "graph.dot").read_text()
 
 
-def test_clean_workdir_forgets_earlier_results(app, small_dataset, tmp_path):
+def test_clean_workdir_forgets_earlier_results_and_nothing_else(app, small_dataset, tmp_path):
     work = tmp_path / "work"
-    work.mkdir()
-    (work / "old").write_text("old")
+    (work / "qsmflow_wf").mkdir(parents=True)
+    old, foreign = work / "qsmflow_wf" / "old", work / "notes"
+    for path in (old, foreign):
+        path.write_text("old")
     app(small_dataset, tmp_path / "out", work, "--boilerplate-only")
-    assert (work / "old").exists()
+    assert old.exists()
     app(small_dataset, tmp_path / "out", work, "--boilerplate-only", "--clean-workdir")
-    assert not (work / "old").exists()
+    assert not old.exists()
+    assert foreign.exists()
 
 
 @pytest.mark.parametrize(

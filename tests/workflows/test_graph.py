@@ -10,7 +10,7 @@ from qsmflow.reports.methods import cite
 from qsmflow.workflows.base import init_qsmflow_wf, log_dir
 
 METHODS = {"medi": "liu2012medi", "tkd": "shmueli2009"}
-REFERENCES = {"csf": "ventricular", "brain": "mean of the brain mask", "none": "not referenced"}
+REFERENCES = {"csf": "ventricular", "brain": "to the mean of the brain mask.", "none": "not referenced"}
 READOUTS = {"one echo": (1, False), "four echoes": (4, False), "bipolar": (4, True)}
 # All combinations of these, with each reference beside each of their values.
 OPTIONS = [
