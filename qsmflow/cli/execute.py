@@ -41,7 +41,7 @@ def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
                 "remove_unnecessary_outputs": False,
                 "check_version": False,
                 "create_report": False,
-                "poll_sleep_duration": 0.02,
+                "poll_sleep_duration": 0.05,
             },
             "logging": {"log_to_file": False, **levels},
         }

@@ -1,5 +1,6 @@
 """Nipype's scheduler for one machine, made to survive a killed worker."""
 
+import gc
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -12,6 +13,11 @@ class LocalScheduler(MultiProcPlugin):
     The plugin that Nipype ships waits for ever for the result of a worker that the kernel has killed,
     for lack of memory for instance, and cannot use its pool again.
     """
+
+    def __init__(self, plugin_args=None):
+        super().__init__(plugin_args)
+        # The loop collects garbage at every turn, which is slow while it looks at all that was imported.
+        gc.freeze()
 
     def _async_callback(self, args):
         # The default raises where nobody listens; _get_result looks at the future itself.
