@@ -7,7 +7,7 @@ from nipype.interfaces.base import File, traits
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.background import remove_background
 from qsmflow.interfaces.images import geometry, load, load_mask, save
-from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
+from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec, numeric_defaults
 
 
 class _RemoveBackgroundInputSpec(StageInputSpec):
@@ -41,7 +41,7 @@ class RemoveBackground(Stage):
         record = StageRecord(
             stage="Background field removal",
             algorithm="PDF, projection onto dipole fields",
-            parameters={"MaximumSteps": self.inputs.max_steps},
+            parameters=numeric_defaults(remove_background) | {"max_steps": self.inputs.max_steps},
             references=("liu2011pdf",),
             n_iterations=found.n_iterations,
             converged=found.converged,

@@ -12,7 +12,7 @@ from qsmflow.bids.phase_range import PhaseRange, scale_phase
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.echoes import EchoFit, fit_echoes
 from qsmflow.interfaces.images import load, load_mask, save
-from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
+from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec, numeric_defaults
 
 #: R2* in 1/s below which T2* cannot be told from echo times of some ten milliseconds.
 _SLOWEST_RELAXATION = 1.0
@@ -139,7 +139,8 @@ class FitEchoes(Stage):
         return StageRecord(
             stage="Echo fit",
             algorithm=algorithm,
-            parameters={"EchoTimes": list(self.inputs.echo_times), "Bipolar": self.inputs.bipolar},
+            parameters=numeric_defaults(fit_echoes)
+            | {"EchoTimes": list(self.inputs.echo_times), "bipolar": self.inputs.bipolar},
             references=() if single else ("kressler2010", "liu2013nonlinear"),
             n_iterations=max(fit.n_iterations for fit in fits),
             converged=all(fit.converged for fit in fits),

@@ -9,7 +9,7 @@ from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.masks import brain_mask, combine_masks, phase_quality_mask
 from qsmflow.core.reference import reference_region
 from qsmflow.interfaces.images import geometry, load, load_mask, save
-from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
+from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec, numeric_defaults
 
 
 class _MaskBrainInputSpec(StageInputSpec):
@@ -38,7 +38,12 @@ class MaskBrain(Stage):
             )
         else:
             mask = brain_mask(load(like), voxel_size=geometry(like).voxel_size)
-            record = StageRecord(stage="Brain mask", algorithm="Brain extraction from the combined magnitude")
+            record = StageRecord(
+                stage="Brain mask",
+                algorithm="Thresholds and watershed on the combined magnitude",
+                parameters=numeric_defaults(brain_mask),
+                references=("otsu1979", "vincent1991"),
+            )
         return {"mask": save(mask, folder / "mask.nii", like=like), "out_record": record.to_dict()}
 
 
@@ -67,7 +72,12 @@ class RefineMask(Stage):
             found = combine_masks(mask, quality, voxel_size=voxel_size)
             refined, lost = found.mask, found.fraction_lost
             algorithm = "Local coherence of the phase; holes filled"
-        record = StageRecord(stage="Phase quality mask", algorithm=algorithm, figures={"FractionLost": lost})
+        record = StageRecord(
+            stage="Phase quality mask",
+            algorithm=algorithm,
+            parameters={} if self.inputs.keep_whole else numeric_defaults(phase_quality_mask),
+            figures={"FractionLost": lost},
+        )
         return {
             "mask": save(refined, folder / "mask.nii", like=self.inputs.mask),
             "out_record": record.to_dict(),

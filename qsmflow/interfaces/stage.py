@@ -1,12 +1,26 @@
 """What every stage's interface has in common."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import torch
 from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
 from qsmflow.version import __version__
+
+
+def numeric_defaults(function: Callable) -> dict[str, float]:
+    """Numbers that a core function uses unless it is told otherwise, for the stage's record.
+
+    Examples
+    --------
+    >>> numeric_defaults(lambda image, *, threshold=0.5, mask=None: None)
+    {'threshold': 0.5}
+    """
+    parameters = signature(function).parameters.items()
+    return {name: entry.default for name, entry in parameters if isinstance(entry.default, int | float)}
 
 
 class StageInputSpec(BaseInterfaceInputSpec):

@@ -6,9 +6,9 @@ from nipype.interfaces.base import File, traits
 
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.phase_sign import PhaseSign, detect_phase_sign
-from qsmflow.core.reference import reference_region, reference_susceptibility
+from qsmflow.core.reference import csf_mask, reference_region, reference_susceptibility
 from qsmflow.interfaces.images import geometry, load, load_mask, save
-from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
+from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec, numeric_defaults
 
 _REFERENCE_NAMES = {
     "csf": "Mean of ventricular cerebrospinal fluid set to zero",
@@ -52,7 +52,8 @@ class DetectPhaseSign(Stage):
         record = StageRecord(
             stage="Phase sign",
             algorithm="Correlation of susceptibility with R2*" if given is None else "Given by the user",
-            parameters={"Requested": self.inputs.phase_sign},
+            parameters={"Requested": self.inputs.phase_sign}
+            | (numeric_defaults(detect_phase_sign) if given is None else {}),
             figures={
                 "PhaseSign": f"{sign:+d} ({origin})",
                 "Correlation": sign * found.correlation,
@@ -112,6 +113,7 @@ class ReferenceSusceptibility(Stage):
         record = StageRecord(
             stage="Referencing",
             algorithm=_REFERENCE_NAMES[region.kind],
+            parameters=numeric_defaults(csf_mask) if region.kind == "csf" else {},
             references=("liu2018medi0",) if region.kind == "csf" else (),
             figures={
                 "region": region.kind,
