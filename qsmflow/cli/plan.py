@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 from bids.layout import BIDSLayout
 
 from qsmflow.bids.brain_masks import find_brain_masks
@@ -91,8 +93,6 @@ def make_plan(settings: Settings) -> Plan:
             f"{format_findings(findings)}\nMend what the validator found, or use --skip-bids-validation.",
         )
     if not usable:
-        if not categories:
-            raise Stop(ExitCode.NOTHING_MATCHED, _nothing_matched(settings))
         code = next(code for category, code in _EXIT_CODES.items() if category in categories)
         raise Stop(code, format_findings(findings))
     masks = find_brain_masks(layout, usable) if settings.derivatives else {}
@@ -111,6 +111,9 @@ def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayou
     filter_file = settings.bids_filter_file
     try:
         filters = read_filters(filter_file) if filter_file else None
+    except UnreadableDataset as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    try:
         layout = open_layout(
             settings.bids_dir,
             database_dir=settings.bids_database_dir,
@@ -145,24 +148,12 @@ def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Find
     ]
 
 
-def _nothing_matched(settings: Settings) -> str:
-    return (
-        f"{settings.bids_dir}: no multi-echo gradient-echo images match. "
-        "Expected sub-*/[ses-*/]anat/*_part-{mag,phase}_MEGRE.nii.gz (or T2starw for a single echo); "
-        "check --participant-label, --session-label and --bids-filter-file."
-    )
-
-
 def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> AcquisitionJob:
     phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
     mask_file = settings.mask_file or masks.get(acquisition.name)
     image = nib.load(acquisition.echoes[0].magnitude)
-    if mask_file is not None and nib.load(mask_file).shape[:3] != image.shape[:3]:
-        raise Stop(
-            ExitCode.BAD_DATA,
-            f"{mask_file}: its grid {nib.load(mask_file).shape} is not that of {acquisition.name} "
-            f"{image.shape}; resample the mask to the magnitude image",
-        )
+    if mask_file is not None:
+        _check_grid(mask_file, image, name=acquisition.name)
     return AcquisitionJob(
         acquisition=acquisition,
         phase_range=phase_range,
@@ -170,6 +161,17 @@ def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> A
         mask_file=mask_file,
         memory=stage_memory(image.shape[:3], n_echoes=len(acquisition.echoes), low_mem=settings.low_mem),
     )
+
+
+def _check_grid(mask_file: Path, image: nib.Nifti1Image, *, name: str) -> None:
+    """Refuse a mask that does not lie voxel on voxel with the image."""
+    mask = nib.load(mask_file)
+    if mask.shape[:3] != image.shape[:3] or not np.allclose(mask.affine, image.affine, atol=0.01):
+        raise Stop(
+            ExitCode.BAD_DATA,
+            f"{mask_file}: its grid {mask.shape} is not that of {name} {image.shape}, or lies elsewhere in "
+            "space; resample the mask to the magnitude image",
+        )
 
 
 def _check_memory(jobs: Sequence[AcquisitionJob], settings: Settings) -> None:

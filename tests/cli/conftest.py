@@ -34,14 +34,22 @@ def small_dataset(tmp_path_factory) -> Path:
     return folder
 
 
+def state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file below a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run of the app: its folders and exit code."""
+    """A run of the app: its folders and exit code, and the input's files before and after it."""
 
     bids_dir: Path
     out_dir: Path
     work_dir: Path
     code: int
+    input_before: dict
+    input_after: dict
 
     def again(self, *arguments: str, out_dir: Path | None = None) -> int:
         """Run once more on the same work folder."""
@@ -58,11 +66,18 @@ def run_app(bids_dir: Path, out_dir: Path, work_dir: Path, *arguments: str) -> i
 def finished(small_dataset, tmp_path_factory) -> Run:
     """A complete run with thresholded k-space division."""
     folder = tmp_path_factory.mktemp("run")
+    before = state(small_dataset)
     code = run_app(small_dataset, folder / "out", folder / "work")
-    return Run(small_dataset, folder / "out", folder / "work", code)
+    return Run(small_dataset, folder / "out", folder / "work", code, before, state(small_dataset))
 
 
 @pytest.fixture(scope="session")
 def app():
     """The function that runs the app."""
     return run_app
+
+
+@pytest.fixture(scope="session")
+def state_of():
+    """The function that tells what lies in a folder."""
+    return state

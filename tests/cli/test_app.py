@@ -24,12 +24,6 @@ GOLDEN = {
 }
 
 
-def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
 def read(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
@@ -96,10 +90,8 @@ def test_report_needs_no_network_and_names_every_stage(finished):
         assert word in page
 
 
-def test_input_is_never_written_to(app, small_dataset, tmp_path):
-    before = state(small_dataset)
-    assert app(small_dataset, tmp_path / "out", tmp_path / "work", "--dry-run") == ExitCode.DONE
-    assert state(small_dataset) == before
+def test_input_is_never_written_to(finished):
+    assert finished.input_after == finished.input_before
 
 
 def test_dry_run_writes_nothing_and_tells_what_would_be_done(app, small_dataset, tmp_path, capsys):
@@ -186,12 +178,29 @@ def test_what_cannot_be_done_is_said_at_once(app, small_dataset, tmp_path, capsy
     assert not list((tmp_path / "out").rglob("*.nii.gz"))
 
 
-def test_output_in_the_input_is_refused(app, small_dataset, tmp_path, capsys):
-    before = state(small_dataset)
+def test_broken_filter_file_is_wrong_usage(app, small_dataset, tmp_path, capsys):
+    filters = tmp_path / "filter.json"
+    filters.write_text('{"megre": ["still"]}')
+    flags = ["--bids-filter-file", str(filters)]
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", *flags) == ExitCode.USAGE
+    assert "filter.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (40, 46, 37)])
+def test_mask_on_another_grid_is_refused(app, small_dataset, tmp_path, capsys, shape):
+    mask = tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(np.ones(shape, np.uint8), np.eye(4)), mask)
+    flags = ["--mask-file", str(mask)]
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", *flags) == ExitCode.BAD_DATA
+    assert "mask.nii" in capsys.readouterr().err
+
+
+def test_output_in_the_input_is_refused(app, state_of, small_dataset, tmp_path, capsys):
+    before = state_of(small_dataset)
     code = app(small_dataset, small_dataset / "sub-01", tmp_path / "work")
     assert code == ExitCode.USAGE
     assert "inside the input" in capsys.readouterr().err
-    assert state(small_dataset) == before
+    assert state_of(small_dataset) == before
 
 
 def test_missing_input_is_named(app, tmp_path, capsys):
