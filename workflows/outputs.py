@@ -1,6 +1,7 @@
 """The one place where derivatives are written."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nipype.interfaces import utility as niu
@@ -18,7 +19,7 @@ class Derivative:
 
     Attributes
     ----------
-    field : str
+    source : str
         Input of the workflow that holds it.
     suffix, desc, datatype : str
         What its name is made of.
@@ -32,9 +33,11 @@ class Derivative:
         Whether voxels outside the brain are zero.
     several_echoes : bool
         Whether it takes more than one echo.
+    extra : mapping
+        Further fields of its sidecar.
     """
 
-    field: str
+    source: str
     suffix: str
     description: str
     units: str | None
@@ -43,6 +46,7 @@ class Derivative:
     datatype: str = "anat"
     skull_stripped: bool = True
     several_echoes: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 _MAGNITUDE = "Root of the sum of squares of the magnitudes of all echoes"
@@ -53,12 +57,20 @@ DERIVATIVES = (
     Derivative("r2star", "R2starmap", _R2STAR, "1/s", "Echo fit", several_echoes=True),
     Derivative("t2star", "T2starmap", _T2STAR, "s", "Echo fit", several_echoes=True),
     Derivative("s0", "S0map", "Signal at echo time zero", "arbitrary", "Echo fit"),
-    Derivative("mask", "mask", "Brain voxels with phase to trust", None, "Phase quality mask", "brain"),
+    Derivative(
+        source="mask",
+        suffix="mask",
+        description="Brain voxels with phase to trust",
+        units=None,
+        last_stage="Phase quality mask",
+        desc="brain",
+        extra={"Type": "Brain"},
+    ),
     Derivative("total_field", "fieldmap", "Total field", "Hz", "Phase sign", "total", "fmap"),
     Derivative("local_field", "fieldmap", "Local field", "Hz", "Phase sign", "local", "fmap"),
     *(
         Derivative(
-            field="combined",
+            source="combined",
             suffix="magnitude",
             description=_MAGNITUDE,
             units="arbitrary",
@@ -101,7 +113,7 @@ def init_outputs_wf(
         What each stage did.
     """
     workflow = Workflow(name=name)
-    fields = sorted({derivative.field for derivative in DERIVATIVES})
+    fields = sorted({derivative.source for derivative in DERIVATIVES})
     inputnode = pe.Node(niu.IdentityInterface(fields=[*fields, "records"]), name="inputnode")
     for derivative in DERIVATIVES:
         if derivative.several_echoes and len(acquisition.echoes) == 1:
@@ -115,6 +127,7 @@ def init_outputs_wf(
                 units=derivative.units,
                 skull_stripped=derivative.skull_stripped,
                 description=derivative.description,
+                extra=dict(derivative.extra),
             ),
             name=f"describe_{label}",
             run_without_submitting=True,
@@ -133,8 +146,8 @@ def init_outputs_wf(
             run_without_submitting=True,
         )
         workflow.connect([
-            (inputnode, describe, [(derivative.field, "in_file"), ("records", "records")]),
-            (inputnode, write, [(derivative.field, "in_file")]),
+            (inputnode, describe, [(derivative.source, "in_file"), ("records", "records")]),
+            (inputnode, write, [(derivative.source, "in_file")]),
             (describe, write, [("meta", "meta")]),
         ])  # fmt: skip
     return workflow

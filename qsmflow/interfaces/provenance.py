@@ -20,6 +20,7 @@ class _DescribeMapInputSpec(BaseInterfaceInputSpec):
     units = traits.Either(None, traits.Str, usedefault=True, desc="unit of the values")
     skull_stripped = traits.Bool(True, usedefault=True, desc="whether voxels outside the brain are zero")
     description = traits.Str(mandatory=True, desc="what the map shows")
+    extra = traits.Dict(usedefault=True, desc="further fields")
 
 
 class _DescribeMapOutputSpec(TraitedSpec):
@@ -48,6 +49,7 @@ class DescribeMap(SimpleInterface):
             field_strength=self.inputs.field_strength,
             b0_direction=geometry(self.inputs.in_file).b0_direction,
             reference=reference,
+            extra=self.inputs.extra,
         )
         return runtime
 

@@ -75,6 +75,8 @@ def test_sidecar_tells_every_stage(finished):
     field = json.loads((finished.out_dir / "sub-01/fmap/sub-01_desc-local_fieldmap.json").read_text())
     assert field["Units"] == "Hz"
     assert "Dipole inversion" not in field["EstimationParameters"]
+    mask = json.loads((finished.out_dir / "sub-01/anat/sub-01_desc-brain_mask.json").read_text())
+    assert mask["Type"] == "Brain"
 
 
 @pytest.mark.skipif(find_validator() is None, reason="bids-validator-deno is not installed")
