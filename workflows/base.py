@@ -9,7 +9,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
-from qsmflow.workflows.settings import AcquisitionJob, Settings
+from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
 
 _SLOPPY_BACKGROUND_STEPS = 20
 _SLOPPY_INVERSION_STEPS = 2
@@ -22,7 +22,7 @@ def init_qsmflow_wf(
     *,
     run_id: str,
     use_gpu: bool,
-    name: str = "qsmflow_wf",
+    name: str = WORKFLOW_NAME,
 ) -> Workflow:
     """Build the workflow of a run.
 
@@ -31,7 +31,7 @@ def init_qsmflow_wf(
     settings : Settings
         Of the run.
     jobs : sequence of AcquisitionJob
-        What to process, in the order of the subjects.
+        What to process.
     run_id : str
         Names the folder of the run's logs.
     use_gpu : bool
@@ -50,7 +50,7 @@ def init_qsmflow_wf(
         "[@gorgolewski2017bidsapps] built on Nipype [@gorgolewski2011nipype], from gradient-echo images "
         "organised as BIDS [@gorgolewski2016bids; @karakuzu2022qmribids].\n\n"
     )
-    for subject, members in groupby(jobs, key=lambda job: job.acquisition.subject):
+    for subject, members in groupby(sorted(jobs, key=_subject), key=_subject):
         subject_wf = Workflow(name=f"sub_{subject}_wf")
         for job in members:
             subject_wf.add_nodes([_acquisition_wf(settings, job, use_gpu=use_gpu)])
@@ -62,6 +62,10 @@ def init_qsmflow_wf(
                 node.inputs.random_seed = settings.random_seed
         workflow.add_nodes([subject_wf])
     return workflow
+
+
+def _subject(job: AcquisitionJob) -> str:
+    return job.acquisition.subject
 
 
 def log_dir(out_dir: Path, subject: str, run_id: str) -> Path:

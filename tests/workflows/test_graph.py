@@ -149,3 +149,15 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
     tkd = make_settings(inversion="tkd", tkd_threshold=0.1)
     found = nodes(init_qsmflow_wf(tkd, [make_job()], run_id="run", use_gpu=False))
     assert found["invert"].inputs.threshold == 0.1
+
+
+def test_subjects_whose_names_interleave_stay_whole(make_settings, make_job):
+    """Sorted by name, sub-01A stands between sub-01 and sub-01_acq-fast."""
+    jobs = [make_job(), make_job(subject="01A"), make_job(acquisition="fast")]
+    workflow = init_qsmflow_wf(make_settings(), jobs, run_id="run", use_gpu=False)
+    names = {name.rsplit(".", 1)[0] for name in workflow.list_node_names() if name.endswith("field_wf.fit")}
+    assert names == {
+        "sub_01_wf.sub_01_wf.field_wf",
+        "sub_01_wf.sub_01_acq_fast_wf.field_wf",
+        "sub_01A_wf.sub_01A_wf.field_wf",
+    }
