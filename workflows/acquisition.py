@@ -13,7 +13,8 @@ from qsmflow.workflows.outputs import init_outputs_wf
 from qsmflow.workflows.report import init_report_wf
 from qsmflow.workflows.susceptibility import init_susceptibility_wf
 
-_FIELD_MAPS = ("mask", "combined", "s0", "r2star", "t2star")
+_WRITTEN = ("mask", "combined", "s0", "r2star", "t2star")
+_DRAWN = ("mask", "combined", "r2star", "frequency", "frequency_noise")
 
 
 def init_acquisition_wf(
@@ -113,15 +114,11 @@ def init_acquisition_wf(
         (susceptibility_wf, records, [("outputnode.records", "in2")]),
         (records, outputs_wf, [("out", "inputnode.records")]),
         (records, report_wf, [("out", "inputnode.records")]),
-        (field_wf, report_wf, [
-            ("outputnode.frequency", "inputnode.frequency"),
-            ("outputnode.frequency_noise", "inputnode.frequency_noise"),
-            ("outputnode.total_field", "inputnode.unwrapped"),
-        ]),
+        (field_wf, report_wf, [("outputnode.total_field", "inputnode.unwrapped")]),
     ])  # fmt: skip
-    for target in (outputs_wf, report_wf):
+    for target, fields in ((outputs_wf, _WRITTEN), (report_wf, _DRAWN)):
         workflow.connect([
-            (field_wf, target, [(f"outputnode.{field}", f"inputnode.{field}") for field in _FIELD_MAPS]),
+            (field_wf, target, [(f"outputnode.{field}", f"inputnode.{field}") for field in fields]),
             (susceptibility_wf, target, [
                 (f"outputnode.{field}", f"inputnode.{field}")
                 for field in ("total_field", "local_field", "susceptibility")

@@ -54,8 +54,6 @@ def init_field_wf(
 
     Outputs
     -------
-    phase
-        All echoes in rad.
     combined
         Root of the sum of squares of the magnitudes.
     mask
@@ -74,7 +72,6 @@ def init_field_wf(
     outputnode = pe.Node(
         niu.IdentityInterface(
             fields=[
-                "phase",
                 "combined",
                 "mask",
                 "frequency",
@@ -122,7 +119,7 @@ def init_field_wf(
         (fit, records, [("out_record", "in3")]),
         (refine, records, [("out_record", "in4")]),
         (unwrap, records, [("out_record", "in5")]),
-        (scale, outputnode, [("phase", "phase"), ("combined", "combined")]),
+        (scale, outputnode, [("combined", "combined")]),
         (refine, outputnode, [("mask", "mask")]),
         (fit, outputnode, [
             (field, field)

@@ -76,15 +76,14 @@ def init_report_wf(
 
     Inputs
     ------
-    combined, frequency, unwrapped, frequency_noise, total_field, local_field, susceptibility, r2star, mask, s0, t2star
+    combined, frequency, unwrapped, frequency_noise, total_field, local_field, susceptibility, r2star, mask
         The maps.
     records
         What each stage did.
-    """  # noqa: E501
+    """
     workflow = Workflow(name=name)
-    fields = ["frequency", "unwrapped", "frequency_noise", "total_field", "local_field", "susceptibility"]
-    fields += ["r2star", "t2star", "s0", "mask", "combined", "first_echo", "last_echo", "records"]
-    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name="inputnode")
+    drawn = {volume for figure in _FIGURES for volume in figure.volumes}
+    inputnode = pe.Node(niu.IdentityInterface(fields=[*sorted(drawn), "mask", "records"]), name="inputnode")
     inputnode.inputs.first_echo = str(acquisition.magnitudes[0])
     inputnode.inputs.last_echo = str(acquisition.magnitudes[-1])
     facts = pe.Node(

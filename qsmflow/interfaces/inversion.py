@@ -1,6 +1,5 @@
 """From the local field to susceptibility."""
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from nipype.interfaces.base import File, traits
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.inversion.medi import PRESETS, invert_medi
 from qsmflow.core.inversion.tkd import invert_tkd
-from qsmflow.core.units import hertz_per_ppm
+from qsmflow.core.units import hertz_per_ppm, radian_per_hertz
 from qsmflow.interfaces.images import geometry, load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 
@@ -92,7 +91,7 @@ class InvertByMEDI(Stage):
             csf_mask=load_mask(csf_mask, use_gpu=use_gpu) if csf_mask else None,
             voxel_size=frame.voxel_size,
             b0_direction=frame.b0_direction,
-            radian_per_ppm=2 * math.pi * hertz / self.inputs.frequency_period,
+            radian_per_ppm=hertz * radian_per_hertz(1 / self.inputs.frequency_period),
             settings=settings,
         )
         record = StageRecord(

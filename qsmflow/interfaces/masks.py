@@ -1,6 +1,5 @@
 """Where the brain is, where its phase can be trusted, and where its fluid is."""
 
-import math
 from pathlib import Path
 
 from nipype.interfaces.base import File, traits
@@ -8,6 +7,7 @@ from nipype.interfaces.base import File, traits
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.masks import brain_mask, combine_masks, phase_quality_mask
 from qsmflow.core.reference import reference_region
+from qsmflow.core.units import radian_per_hertz
 from qsmflow.interfaces.images import geometry, load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec, numeric_defaults
 
@@ -66,7 +66,7 @@ class RefineMask(Stage):
         if self.inputs.keep_whole:
             refined, lost, algorithm = mask, 0.0, "None: the given mask is kept whole"
         else:
-            phase = load(self.inputs.frequency) * (2 * math.pi / self.inputs.frequency_period)
+            phase = load(self.inputs.frequency) * radian_per_hertz(1 / self.inputs.frequency_period)
             quality = phase_quality_mask(phase, magnitude=load(self.inputs.magnitude), mask=mask)
             voxel_size = geometry(self.inputs.mask).voxel_size
             found = combine_masks(mask, quality, voxel_size=voxel_size)

@@ -1,11 +1,11 @@
 """Spatial unwrapping of the fitted frequency."""
 
-import math
 from pathlib import Path
 
 from nipype.interfaces.base import File, traits
 
 from qsmflow.bids.provenance import StageRecord
+from qsmflow.core.units import radian_per_hertz
 from qsmflow.core.unwrap import unwrap_phase
 from qsmflow.interfaces.images import load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
@@ -29,7 +29,7 @@ class UnwrapPhase(Stage):
     output_spec = _UnwrapPhaseOutputSpec
 
     def _run_stage(self, folder: Path) -> dict:
-        hertz_per_radian = self.inputs.frequency_period / (2 * math.pi)
+        hertz_per_radian = 1 / radian_per_hertz(1 / self.inputs.frequency_period)
         found = unwrap_phase(
             load(self.inputs.frequency) / hertz_per_radian,
             weights=load(self.inputs.magnitude),
