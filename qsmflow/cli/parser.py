@@ -7,33 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from qsmflow.cli.arguments import Parser, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory, parse_memory
 from qsmflow.version import __version__
 from qsmflow.workflows.settings import Settings
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises instead of exiting, so that exit codes are decided in one place."""
-
-    def error(self, message):
-        raise Stop(ExitCode.USAGE, f"{message}\n{self.format_usage()}Try: {self.prog} --help")
-
-
-def _number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callable:
-    """Converter for a number with a lower bound."""
-
-    def convert(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-        if not (value > minimum if exclusive else value >= minimum):
-            bound = "greater than" if exclusive else "at least"
-            raise argparse.ArgumentTypeError(f"{text} must be {bound} {minimum}")
-        return value
-
-    return convert
 
 
 def _memory(text: str) -> float:
@@ -79,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     >>> build_parser().parse_args(["in", "out", "participant", "--inversion", "tkd"]).inversion
     'tkd'
     """
-    parser = _Parser(
+    parser = Parser(
         prog="qsmflow",
         description="Susceptibility maps and a report from multi-echo gradient-echo MRI in BIDS.",
         argument_default=argparse.SUPPRESS,
@@ -117,7 +95,7 @@ def _add_input(parser):
     )
     group.add_argument(
         "--field-strength",
-        type=_number(float, 0, exclusive=True),
+        type=number(float, 0, exclusive=True),
         metavar="T",
         help="where the JSON lacks it",
     )
@@ -125,7 +103,7 @@ def _add_input(parser):
 
 def _add_stages(parser):
     group = parser.add_argument_group("stages")
-    positive, not_negative = _number(float, 0, exclusive=True), _number(float, 0)
+    positive, not_negative = number(float, 0, exclusive=True), number(float, 0)
     group.add_argument(
         "--phase-sign", choices=["auto", "+1", "-1"], help="+1: paramagnetic raises the phase (default: auto)"
     )
@@ -157,13 +135,13 @@ def _add_stages(parser):
     group.add_argument(
         "--sloppy", action=argparse.BooleanOptionalAction, help="few iterations, for trying out"
     )
-    group.add_argument("--random-seed", type=_number(int, 0), metavar="N", help="default: 0")
+    group.add_argument("--random-seed", type=number(int, 0), metavar="N", help="default: 0")
 
 
 def _add_resources(parser):
     group = parser.add_argument_group("resources")
-    group.add_argument("--nprocs", type=_number(int, 1), metavar="N", help="processes at once")
-    group.add_argument("--omp-nthreads", type=_number(int, 1), metavar="N", help="threads of one stage")
+    group.add_argument("--nprocs", type=number(int, 1), metavar="N", help="processes at once")
+    group.add_argument("--omp-nthreads", type=number(int, 1), metavar="N", help="threads of one stage")
     group.add_argument("--mem", dest="mem_gb", type=_memory, metavar="SIZE", help="1.5G, 8g, 4000 (MB)")
     group.add_argument(
         "--low-mem", action=argparse.BooleanOptionalAction, help="fit the echoes slab by slab from disk"

@@ -4,7 +4,6 @@ import shutil
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from qsmflow.cli.environment import prepare_environment
 from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.guard import guarded
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
 from qsmflow.cli.validate import check_folders
@@ -33,20 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    try:
-        with ends_at_once():
-            return int(_main(sys.argv[1:] if argv is None else argv, console=console))
-    except Stop as stop:
-        console.print(f"qsmflow: {stop}", style="red", markup=False, highlight=False)
-        return int(stop.code)
-    except OSError as error:
-        console.print(f"qsmflow: {error}", style="red", markup=False, highlight=False)
-        return int(ExitCode.INPUT_OUTPUT)
-    except Exception:
-        console.print(traceback.format_exc(), markup=False, highlight=False)
-        console.print("qsmflow: internal error; please report it with the lines above", style="red")
-        return int(ExitCode.INTERNAL)
+    arguments = sys.argv[1:] if argv is None else argv
+    with ends_at_once():
+        return guarded("qsmflow", lambda console: _main(arguments, console=console))
 
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:

@@ -1,47 +1,51 @@
-"""Simulated scans as a BIDS data set, with the truth as its derivative."""
+"""Simulated studies as BIDS data sets, with the truth as their derivative."""
 
-import gzip
-import json
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import torch
 
 from qsmflow.core.units import GYROMAGNETIC_RATIO
-from qsmflow.sim.mgre import PHASE_SCALINGS, SIMPLE_HEAD, MgreProtocol, MgreScan, simulate_mgre
+from qsmflow.sim.files import write_image, write_json, write_text
+from qsmflow.sim.mgre import MgreProtocol
+from qsmflow.sim.phase_scaling import PHASE_SCALINGS, PhaseScaling
+from qsmflow.sim.study import Scan, SimulatedScan, Study, simulate_scan
+from qsmflow.sim.truth import write_truth
 from qsmflow.version import __version__
 
 BIDS_VERSION = "1.10.0"
-GENERATED_BY = [{"Name": "qsmflow simulator", "Version": __version__}]
+GENERATED_BY = [{"Name": "qsmflow-simulate", "Version": __version__}]
+AUTHORS = ["the qsmflow developers"]
 
-README = """# A simulated head
+README = """# Simulated heads
 
-One digital head, scanned by qsmflow's own simulator: multi-echo gradient-echo magnitude and phase of an
-oblique slab at {field_strength:g} T, with complex noise, phase wraps, coil phase, and a background field
-from air spaces, skull and neck. No human was scanned. Phase grows with echo time where the field is
-raised.
+Digital heads, scanned by qsmflow's own simulator: multi-echo gradient-echo magnitude and phase at
+{field_strength:g} T, with complex noise, phase wraps, coil phase, and a background field from air spaces,
+skull and neck. No human was scanned. Phase grows with echo time where the field is raised.
 
-The truth lies in `derivatives/truth`: susceptibility (ppm, relative to water), total and local field
-(Hz), R2*, T2* and the brain mask. The local field is that of the susceptibility inside the mask less its
-mean there, because a constant inside the mask cannot be told from sources outside. Compare a map x with
-the truth t after removing their means inside the mask: NRMSE = ||x - t|| / ||t||, in percent.
+The truth lies in `derivatives/truth`, in the brain mask and zero elsewhere: susceptibility χ (ppm,
+relative to water), total field f and local field (Hz), R2*, T2*, the signal S0 at TE = 0 and its phase φ0
+(rad). Up to noise, and but for voxels in which the signal dephases, the raw echoes are
 
-Made anew, byte for byte, by
+    S(TE) = S0 · exp(−TE·R2*) · exp(i·(φ0 + 2π·f·TE))
 
-    python -m qsmflow.sim OUT --seed {seed}
-"""
+The standard deviation of the noise in the real and in the imaginary part stands in the sidecar of S0.
+The local field is that of the susceptibility inside the mask less its mean there, because a constant
+inside the mask cannot be told from sources outside. Compare a map x with the truth t after removing their
+means inside the mask: NRMSE = ||x - t|| / ||t||, in per cent.
+
+Where a subject moved, the sidecars of its truth say when and how. The truth is that of the head as it lay
+when the centre of k-space was acquired.
+
+The anatomy starts from the ICBM 2009a nonlinear symmetric template (Copyright (C) 1993-2004 Louis Collins,
+McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University).
+
+{made_by}"""
 
 
-def write_dataset(
-    out: Path,
-    *,
-    protocol: MgreProtocol = SIMPLE_HEAD,
-    subject: str = "01",
-    seed: int = 1,
-    phase_scaling: str = "unsigned",
-) -> MgreScan:
-    """Simulate one subject and write raw data and truth.
+def write_dataset(out: Path, study: Study, *, made_by: str = "", device=None) -> Iterator[Scan]:
+    """Simulate a study, scan by scan, and write raw data and truth.
 
     The same seed writes the same bytes, given the same number of threads: sums in another order differ in
     their last digits.
@@ -50,19 +54,17 @@ def write_dataset(
     ----------
     out : Path
         Folder of the data set; made if missing, files of the same names are replaced.
-    protocol : MgreProtocol
-        How the head is scanned.
-    subject : str
-        Label without ``sub-``.
-    seed : int
-        Of the subject and of the noise.
-    phase_scaling : str
-        A key of :data:`qsmflow.sim.mgre.PHASE_SCALINGS`.
+    study : Study
+        Who is scanned, and how.
+    made_by : str
+        Last paragraph of the README: how to make the data set anew.
+    device : torch.device, optional
+        Where it is computed.
 
-    Returns
-    -------
-    MgreScan
-        What was written.
+    Yields
+    ------
+    Scan
+        Each scan when its files are there.
 
     Raises
     ------
@@ -73,30 +75,51 @@ def write_dataset(
     --------
     >>> from tempfile import TemporaryDirectory
     >>> from qsmflow.sim.grids import oblique_affine
+    >>> from qsmflow.sim.study import cohort
     >>> affine = oblique_affine((12, 12, 12), voxel_size=(16, 16, 16), center=(0, -18, 5))
     >>> small = MgreProtocol(shape=(12, 12, 12), affine=affine, echo_times=(0.004, 0.009))
     >>> with TemporaryDirectory() as folder:
-    ...     scan = write_dataset(Path(folder), protocol=small)
-    ...     len(list(Path(folder).glob("sub-01/anat/*_MEGRE.nii.gz")))
+    ...     for scan in write_dataset(Path(folder), Study(small, cohort())):
+    ...         len(list(Path(folder, scan.folder).rglob("*_MEGRE.nii.gz")))
     4
     """
-    out, scaling = Path(out), PHASE_SCALINGS[phase_scaling]
-    scan = simulate_mgre(protocol, seed=seed)
-    _write_dataset_files(out, protocol, subject=subject, seed=seed)
+    out, scaling = Path(out), PHASE_SCALINGS[study.phase_scaling]
+    truth = out / "derivatives" / "truth"
+    _write_raw_description(out, study, made_by=made_by)
+    _write_truth_description(truth)
+    for number, plans in groupby(study.scans, key=lambda plan: plan.subject):
+        subject = study.subject(number)
+        for plan in plans:
+            scan = simulate_scan(study, plan, subject=subject, device=device)
+            scale = _magnitude_scale(scan)
+            _write_echoes(out, scan, scaling=scaling, magnitude_scale=scale)
+            write_truth(truth, scan, study, magnitude_scale=scale)
+            yield plan
+
+
+def _magnitude_scale(scan: SimulatedScan) -> float:
+    """Stored magnitude per unit of signal.
+
+    A few steps to the noise's standard deviation are enough, and keep the files small; but all must fit
+    into 16 bits.
+    """
+    largest = float(scan.result.signal.abs().max())
+    fits = 32000 / largest
+    return min(4 / scan.result.noise, fits) if scan.result.noise > 0 else fits
+
+
+def _write_echoes(out: Path, scan: SimulatedScan, *, scaling: PhaseScaling, magnitude_scale: float) -> None:
+    protocol, plan = scan.protocol, scan.plan
     sequence = _sequence_metadata(protocol)
-    magnitude, phase = scan.signal.abs().numpy(), scan.signal.angle().numpy()
-    # A few steps to the noise's standard deviation are enough, and keep the files small.
-    magnitude = np.rint(magnitude * (4 / scan.noise)).astype(np.int16)
-    for number, echo_time in enumerate(protocol.echo_times, start=1):
-        stem = out / f"sub-{subject}" / "anat" / f"sub-{subject}_echo-{number}"
+    for number, (echo_time, signal) in enumerate(
+        zip(protocol.echo_times, scan.result.signal, strict=True), start=1
+    ):
+        stem = out / plan.folder / "anat" / f"{plan.prefix}_echo-{number}"
         echo = {**sequence, "EchoNumber": number, "EchoTime": echo_time}
-        _write_image(f"{stem}_part-mag_MEGRE", magnitude[number - 1], protocol.affine, echo)
-        phase_metadata = {**echo, "Units": scaling.units}
-        _write_image(
-            f"{stem}_part-phase_MEGRE", scaling.encode(phase[number - 1]), protocol.affine, phase_metadata
-        )
-    _write_truth(out / "derivatives" / "truth", scan, protocol, subject=subject)
-    return scan
+        magnitude = np.rint(signal.abs().cpu().numpy() * magnitude_scale).astype(np.int16)
+        phase = scaling.encode(signal.angle().cpu().numpy())
+        write_image(f"{stem}_part-mag_MEGRE", magnitude, protocol.affine, echo)
+        write_image(f"{stem}_part-phase_MEGRE", phase, protocol.affine, {**echo, "Units": scaling.units})
 
 
 def _sequence_metadata(protocol: MgreProtocol) -> dict:
@@ -107,108 +130,55 @@ def _sequence_metadata(protocol: MgreProtocol) -> dict:
         "MRAcquisitionType": "3D",
         "ScanningSequence": "GR",
         "SequenceVariant": "SP",
-        "PulseSequenceType": "multi-echo gradient echo, monopolar readout",
+        "PulseSequenceType": f"multi-echo gradient echo, {protocol.readout} readout",
         "RepetitionTimeExcitation": protocol.repetition_time,
         "RepetitionTime": protocol.repetition_time,
         "FlipAngle": protocol.flip_angle,
     }
 
 
-def _write_dataset_files(out: Path, protocol: MgreProtocol, *, subject: str, seed: int) -> None:
-    common = {"BIDSVersion": BIDS_VERSION, "License": "CC0", "Authors": ["the qsmflow developers"]}
-    _write_json(
+def _write_raw_description(out: Path, study: Study, *, made_by: str) -> None:
+    write_json(
         out / "dataset_description.json",
-        {"Name": "qsmflow simulated head", "DatasetType": "raw", **common, "GeneratedBy": GENERATED_BY},
+        {
+            "Name": "qsmflow simulated heads",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "raw",
+            "License": "CC0",
+            "Authors": AUTHORS,
+            "GeneratedBy": GENERATED_BY,
+        },
     )
-    _write_text(out / "README.md", README.format(field_strength=protocol.field_strength, seed=seed))
-    _write_text(out / "CHANGES", "1.0.0 2025-01-01\n  - First version.\n")
-    _write_text(out / "participants.tsv", f"participant_id\tspecies\tseed\nsub-{subject}\tn/a\t{seed}\n")
-    _write_json(
+    write_text(
+        out / "README.md", README.format(field_strength=study.protocol.field_strength, made_by=made_by)
+    )
+    write_text(out / "CHANGES", "1.0.0 2025-01-01\n  - First version.\n")
+    subjects = dict.fromkeys(plan.subject for plan in study.scans)
+    rows = [f"sub-{number:02d}\tn/a\t{study.subject_seed(number)}\n" for number in subjects]
+    write_text(out / "participants.tsv", "participant_id\tspecies\tseed\n" + "".join(rows))
+    write_json(
         out / "participants.json",
         {
             "species": {"Description": "Species; n/a, the subject is a digital phantom."},
-            "seed": {"Description": "Seed of the simulated anatomy and noise."},
+            "seed": {"Description": "Seed of the simulated anatomy."},
         },
     )
-    truth = out / "derivatives" / "truth"
-    _write_json(
+
+
+def _write_truth_description(truth: Path) -> None:
+    write_json(
         truth / "dataset_description.json",
         {
-            "Name": "truth behind the qsmflow simulated head",
+            "Name": "truth behind the qsmflow simulated heads",
+            "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
-            **common,
+            "License": "CC0",
+            "Authors": AUTHORS,
             "GeneratedBy": GENERATED_BY,
             "SourceDatasets": [{"URL": "../.."}],
             "DatasetLinks": {"raw": "../.."},
         },
     )
-    _write_text(truth / "README.md", "The maps from which the scan two folders up was simulated.\n")
-
-
-def _write_truth(truth: Path, scan: MgreScan, protocol: MgreProtocol, *, subject: str) -> None:
-    """Maps inside the brain mask, zero elsewhere."""
-    mask = scan.mask
-    folder = truth / f"sub-{subject}"
-    echoes = range(1, len(protocol.echo_times) + 1)
-    sources = [
-        f"bids:raw:sub-{subject}/anat/sub-{subject}_echo-{n}_part-{part}_MEGRE.nii.gz"
-        for n in echoes
-        for part in ("mag", "phase")
-    ]
-    common = {
-        "Sources": sources,
-        "MagneticFieldStrength": protocol.field_strength,
-        "SkullStripped": True,
-    }
-
-    def inside(image: torch.Tensor) -> np.ndarray:
-        return torch.where(mask, image, torch.zeros_like(image)).numpy()
-
-    def write(name: str, image: np.ndarray, metadata: dict) -> None:
-        _write_image(
-            str(folder / name.format(subject=subject)), image, protocol.affine, {**common, **metadata}
-        )
-
-    write("anat/sub-{subject}_desc-brain_mask", mask.numpy().astype(np.uint8), {"Type": "Brain"})
-    write(
-        "anat/sub-{subject}_Chimap",
-        _packed(inside(scan.susceptibility)),
-        {"Units": "ppm", "SusceptibilityReference": "water"},
-    )
-    write("anat/sub-{subject}_R2starmap", _packed(inside(scan.r2star)), {"Units": "1/s"})
-    write("anat/sub-{subject}_T2starmap", _packed(inside(1 / scan.r2star.clamp(min=0.1))), {"Units": "s"})
-    # A fieldmap is valid only beside a magnitude: the one without decay.
-    magnitude = np.rint(inside(scan.magnitude) * (4 / scan.noise)).astype(np.int16)
-    for kind, field in {"total": scan.total_field, "local": scan.local_field}.items():
-        name = f"fmap/sub-{{subject}}_desc-{kind}_"
-        write(name + "fieldmap", _packed(inside(field)), {"Units": "Hz"})
-        write(name + "magnitude", magnitude, {})
-
-
-def _packed(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """A map as int16 and the slope that gives its values back; zero stays zero."""
-    slope = float(np.abs(image).max()) / 32767 or 1.0
-    return np.rint(image / slope).astype(np.int16), slope
-
-
-def _write_image(stem: str, image, affine: np.ndarray, metadata: dict) -> None:
-    """NIfTI and sidecar. The compressed bytes hold neither name nor time, so they depend on content alone."""
-    stored, slope = image if isinstance(image, tuple) else (image, 1.0)
-    nifti = nib.Nifti1Image(stored, affine)
-    nifti.header.set_slope_inter(slope, 0.0)
-    nifti.header.set_xyzt_units("mm", "sec")
-    nifti.set_qform(affine, code=1)
-    nifti.set_sform(affine, code=1)
-    path = Path(f"{stem}.nii.gz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(nifti.to_bytes(), compresslevel=9, mtime=0))
-    _write_json(Path(f"{stem}.json"), metadata)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    _write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write_text(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    write_text(truth / "README.md", "The maps from which the scans two folders up were simulated.\n")
+    # BIDS has no name for the phase at TE = 0.
+    write_text(truth / ".bidsignore", "*_phaseoffset.*\n")

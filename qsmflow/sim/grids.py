@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 from torch import Tensor
-from torch.nn import functional
 
 
 def oblique_affine(
@@ -57,21 +55,40 @@ def voxel_edges(affine: np.ndarray) -> tuple[float, float, float]:
     return tuple(float(edge) for edge in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def refined(shape: Sequence[int], affine: np.ndarray, *, factor: float) -> tuple[tuple[int, ...], np.ndarray]:
+def refined(
+    shape: Sequence[int], affine: np.ndarray, *, factor: float | Sequence[float]
+) -> tuple[tuple[int, ...], np.ndarray]:
     """Grid over the same field of view with voxels ``factor`` times smaller.
 
     A factor below one makes the voxels larger; the field of view then grows to whole voxels.
 
+    Parameters
+    ----------
+    shape : sequence of int
+        Voxels.
+    affine : numpy.ndarray
+        (4, 4), voxel to scanner coordinates in mm.
+    factor : float or sequence of float
+        One for all axes, or one an axis.
+
+    Returns
+    -------
+    shape : tuple of int
+    affine : numpy.ndarray
+        Of the refined grid.
+
     Examples
     --------
-    >>> shape, affine = refined((4, 4, 4), np.diag([2.0, 2, 2, 1]), factor=2)
+    >>> shape, affine = refined((4, 4, 4), np.diag([2.0, 2, 3, 1]), factor=(2, 2, 3))
     >>> shape, affine[:3, 3].tolist()
-    ((8, 8, 8), [-0.5, -0.5, -0.5])
+    ((8, 8, 12), [-0.5, -0.5, -1.0])
     """
-    matrix = np.diag([1 / factor] * 3 + [1])
+    factor = np.broadcast_to(np.asarray(factor, dtype=float), 3)
+    matrix = np.diag([*(1 / factor), 1])
     # The corner of the first voxel stays where it is.
     matrix[:3, 3] = 0.5 / factor - 0.5
-    return tuple(int(np.ceil(size * factor)) for size in shape), affine @ matrix
+    sizes = np.ceil(np.asarray(shape) * factor - 1e-9)
+    return tuple(int(size) for size in sizes), affine @ matrix
 
 
 def enlarged(
@@ -87,7 +104,7 @@ def enlarged(
     """
     moved = affine.copy()
     moved[:3, 3] -= affine[:3, :3] @ np.asarray(before)
-    return tuple(size + b + a for size, b, a in zip(shape, before, after, strict=True)), moved
+    return tuple(int(size + b + a) for size, b, a in zip(shape, before, after, strict=True)), moved
 
 
 def box_indices(
@@ -128,15 +145,15 @@ def voxel_centers(shape: Sequence[int], affine: np.ndarray, *, device=None) -> T
     return torch.stack([row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix[:3]])
 
 
-def block_mean(image: Tensor, *, factor: int) -> Tensor:
+def block_mean(image: Tensor, *, factor: int | Sequence[int]) -> Tensor:
     """Mean over blocks of ``factor`` voxels along the last three axes.
 
     Parameters
     ----------
     image : Tensor
-        (..., x, y, z), real or complex; each size a multiple of the factor.
-    factor : int
-        Edge of a block in voxels.
+        (..., x, y, z), real or complex; each size a multiple of its factor.
+    factor : int or sequence of int
+        Edge of a block in voxels, one for all axes or one an axis.
 
     Returns
     -------
@@ -145,64 +162,11 @@ def block_mean(image: Tensor, *, factor: int) -> Tensor:
 
     Examples
     --------
-    >>> block_mean(torch.arange(8.0).reshape(2, 2, 2), factor=2)
-    tensor([[[3.5000]]])
+    >>> block_mean(torch.arange(8.0).reshape(2, 2, 2), factor=(2, 2, 1))
+    tensor([[[3., 4.]]])
     """
-    *lead, nx, ny, nz = image.shape
-    blocks = image.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
-    return blocks.mean(dim=(-5, -3, -1))
-
-
-def smeared(image: Tensor) -> Tensor:
-    """Each voxel spread over its neighbours, nearly round: a Gaussian of one voxel's standard deviation.
-
-    Parameters
-    ----------
-    image : Tensor
-        (x, y, z); zero beyond its borders.
-
-    Returns
-    -------
-    Tensor
-        (x, y, z).
-
-    Examples
-    --------
-    >>> image = torch.zeros(7, 7, 7)
-    >>> image[3, 3, 3] = 1
-    >>> float(smeared(image).sum()), float(smeared(image)[3, 3, 3] * 16**3)
-    (1.0, 216.0)
-    """
-    binomial = image.new_tensor([1, 4, 6, 4, 1]) / 16
-    kernel = binomial[:, None, None] * binomial[:, None] * binomial
-    return functional.conv3d(image[None, None], kernel[None, None], padding=2)[0, 0]
-
-
-def spline_refined(image: Tensor, *, factor: int) -> Tensor:
-    """A smooth image on voxels ``factor`` times smaller, by cubic splines along each axis.
-
-    Splines have no kinks: the Laplacian of a field stays that of the field.
-
-    Parameters
-    ----------
-    image : Tensor
-        (x, y, z).
-    factor : int
-        Fine voxels along a voxel's edge.
-
-    Returns
-    -------
-    Tensor
-        (x * factor, y * factor, z * factor).
-
-    Examples
-    --------
-    >>> ramp = torch.arange(4.0).reshape(4, 1, 1).expand(4, 4, 4)
-    >>> spline_refined(ramp, factor=2)[2:5, 0, 0]
-    tensor([0.7500, 1.2500, 1.7500])
-    """
-    for axis, size in enumerate(image.shape):
-        positions = (np.arange(size * factor) + 0.5) / factor - 0.5
-        matrix = image.new_tensor(CubicSpline(np.arange(size), np.eye(size))(positions))
-        image = torch.tensordot(image, matrix, dims=([axis], [1])).movedim(-1, axis)
+    # One axis after the other: the first sums add whole planes, and leave less for the next.
+    for axis, edge in zip((-3, -2, -1), np.broadcast_to(factor, 3).tolist(), strict=True):
+        if edge > 1:
+            image = image.unflatten(axis, (-1, edge)).mean(dim=axis)
     return image

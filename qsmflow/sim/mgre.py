@@ -1,26 +1,26 @@
 """What a multi-echo gradient-echo scan of a digital head measures."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qsmflow.core.dipole import b0_direction, dipole_field
+from qsmflow.core.dipole import b0_direction
+from qsmflow.core.motion import MotionProfile, acquisition_times, mix_states, move_echoes, scanner_matrix
 from qsmflow.core.units import hertz_per_ppm
-from qsmflow.sim.grids import (
-    block_mean,
-    box_indices,
-    enlarged,
-    oblique_affine,
-    refined,
-    smeared,
-    spline_refined,
-    voxel_centers,
-    voxel_edges,
-)
+from qsmflow.sim.coils import Coils, Shim
+from qsmflow.sim.field import FieldGrids, HeadField
+from qsmflow.sim.grids import block_mean, refined, voxel_centers, voxel_edges
 from qsmflow.sim.head import HEAD_BOX, Head, build_head
-from qsmflow.sim.tissues import TISSUES
+from qsmflow.sim.subject import Subject
+
+#: Fine voxels come near to this edge, mm.
+FINE_EDGE = 1.0
+#: Fine voxels whose signal is made together: few enough for a processor's caches, and enough for a GPU.
+SLAB_VOXELS = {"cpu": 2**18, "cuda": 2**24}
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,35 @@ class MgreProtocol:
     echo_times : tuple of float
         s.
     field_strength : float
-        T. The relaxation times of the tissues are those of 3 T.
+        T.
     repetition_time : float
         s.
     flip_angle : float
-        Degrees.
+        Degrees, in the middle of the head.
     snr : float
         Mean magnitude of the first echo in the brain over the noise's standard deviation in the real
         and in the imaginary part.
-    supersampling : int
-        The signal is made on voxels this many times smaller along each axis, then averaged.
+    supersampling : int or tuple of int, optional
+        The signal is made on voxels this many times smaller, along all or along each axis, then
+        averaged. Unless given, the fine voxels come near to 1 mm.
+    readout : {"monopolar", "bipolar"}
+        Bipolar echoes are read in alternating directions, and their phases alternate.
+    readout_axis : int
+        Axis along which echoes are read.
+    readout_phase : tuple of float
+        With a bipolar readout: phase of the first echo in the middle of the field of view, and how much
+        it grows from edge to edge along the readout, rad. Even echoes have the opposite phase.
+    acquisition_order : str
+        In which order the lines of k-space are acquired, see :data:`qsmflow.core.motion.ORDERS`.
+    acquired_share : tuple of float
+        Central share of k-space along each axis that is acquired; zeros fill the rest.
+    receive_bias, transmit_bias, phase_offset : float
+        See :class:`qsmflow.sim.coils.Coils`.
+
+    Raises
+    ------
+    ValueError
+        If the echo times do not increase from above 0, or a setting is out of its range.
 
     Examples
     --------
@@ -61,35 +80,71 @@ class MgreProtocol:
     repetition_time: float = 0.040
     flip_angle: float = 15.0
     snr: float = 80.0
-    supersampling: int = 2
+    supersampling: int | tuple[int, int, int] | None = None
+    readout: str = "monopolar"
+    readout_axis: int = 0
+    readout_phase: tuple[float, float] = (0.2, 1.0)
+    acquisition_order: str = "sequential"
+    acquired_share: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    receive_bias: float = 0.3
+    transmit_bias: float = 0.1
+    phase_offset: float = 1.0
+
+    def __post_init__(self):
+        times = (0.0, *self.echo_times)
+        if not self.echo_times or any(late <= early for early, late in pairwise(times)):
+            raise ValueError(f"echo times must increase from above 0, got {self.echo_times}")
+        if self.echo_times[-1] >= self.repetition_time:
+            raise ValueError(f"the last echo lies beyond the repetition time of {self.repetition_time} s")
+        if self.readout not in READOUT_SIGNS:
+            raise ValueError(f"the readout must be one of {', '.join(READOUT_SIGNS)}, got {self.readout!r}")
+        if not all(0 < share <= 1 for share in self.acquired_share):
+            raise ValueError(f"acquired shares must lie above 0 and up to 1, got {self.acquired_share}")
+        if not self.snr > 0:
+            raise ValueError(f"the SNR must be positive, got {self.snr}")
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Voxel edge lengths in mm."""
+        return voxel_edges(self.affine)
+
+    @property
+    def fine_factors(self) -> tuple[int, ...]:
+        """Fine voxels along each edge of a voxel."""
+        if self.supersampling is not None:
+            return tuple(np.broadcast_to(self.supersampling, 3).tolist())
+        # Half way between two numbers, the smaller one will do.
+        return tuple(max(1, int(np.ceil(edge / FINE_EDGE - 0.5))) for edge in self.voxel_size)
 
 
-#: The acquisition of ``bids_examples/simple_head``: 2 mm voxels, a slab oblique about two axes.
-SIMPLE_HEAD = MgreProtocol(
-    shape=(80, 92, 74),
-    affine=oblique_affine((80, 92, 74), voxel_size=(2, 2, 2), rotation=(-15, 12, 0), center=(0, -18, 2)),
-    echo_times=(0.004, 0.009, 0.014, 0.019, 0.024),
-)
+#: By readout: sign of the readout's phase in odd and in even echoes.
+READOUT_SIGNS = {"monopolar": (0.0, 0.0), "bipolar": (1.0, -1.0)}
 
 
 @dataclass(frozen=True)
 class MgreScan:
     """A simulated scan and the truth behind it, all maps (x, y, z) on the grid of the scan.
 
+    Field, phase offset and R2* are means weighted by the signal at TE = 0, so that
+    ``magnitude·exp(−TE·R2*)·exp(i·(phase_offset + 2π·total_field·TE))`` is the signal as far as the voxel
+    is uniform; multiplied by Π sinc(ΔF·TE) with ``field_steps`` ΔF, also where the field is steep.
+
     Parameters
     ----------
     signal : Tensor
-        (echo, x, y, z), complex, with noise.
+        (echo, x, y, z), complex, with noise and motion.
     noise : float
         Standard deviation of the noise in the real and in the imaginary part.
     susceptibility : Tensor
         ppm relative to water.
     total_field : Tensor
-        Hz, after shimming.
+        Hz, after shimming, chemical shift included.
     local_field : Tensor
         Hz, of the susceptibility in the mask less its mean there.
+    field_steps : Tensor
+        (3, x, y, z), Hz from face to face of a voxel along each of its axes.
     r2star : Tensor
-        1/s, weighted by the signal within a voxel.
+        1/s.
     magnitude : Tensor
         Of the signal at TE = 0, arbitrary units.
     phase_offset : Tensor
@@ -103,13 +158,22 @@ class MgreScan:
     susceptibility: Tensor
     total_field: Tensor
     local_field: Tensor
+    field_steps: Tensor
     r2star: Tensor
     magnitude: Tensor
     phase_offset: Tensor
     mask: Tensor
 
 
-def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> MgreScan:
+def simulate_mgre(
+    protocol: MgreProtocol,
+    *,
+    subject: Subject,
+    motion: MotionProfile | None = None,
+    motion_model: str = "signal",
+    seed: int = 0,
+    device=None,
+) -> MgreScan:
     """Scan a digital head, S(TE) = m·exp(−TE·R2*)·exp(i·(φ0 + 2π·f·TE)) with f > 0 where the field is raised.
 
     Signal and field are made on finer voxels and the complex signal is averaged, which also dephases it
@@ -119,8 +183,15 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
     ----------
     protocol : MgreProtocol
         How the head is scanned.
+    subject : Subject
+        Who is scanned.
+    motion : MotionProfile, optional
+        How the subject moves; the truth is that of the identity pose.
+    motion_model : str
+        A key of :data:`MOTION_MODELS`: ``"signal"`` moves the complex echoes (motion paper, Eq. 5),
+        ``"field"`` moves the head, makes its field anew, and leaves coils and shim where they are (Eq. 4).
     seed : int
-        Of the subject and of the noise.
+        Of the coils and of the noise.
     device : torch.device, optional
         Where it is computed.
 
@@ -128,174 +199,289 @@ def simulate_mgre(protocol: MgreProtocol, *, seed: int = 0, device=None) -> Mgre
     -------
     MgreScan
 
+    Raises
+    ------
+    KeyError
+        If there is no such motion model.
+
     Examples
     --------
+    >>> from qsmflow.sim.grids import oblique_affine
+    >>> from qsmflow.sim.subject import draw_subject
     >>> affine = oblique_affine((12, 12, 12), voxel_size=(16, 16, 16), center=(0, -18, 5))
-    >>> scan = simulate_mgre(MgreProtocol(shape=(12, 12, 12), affine=affine, echo_times=(0.004,)))
+    >>> protocol = MgreProtocol(shape=(12, 12, 12), affine=affine, echo_times=(0.004,), supersampling=1)
+    >>> scan = simulate_mgre(protocol, subject=draw_subject(0))
     >>> scan.signal.shape
     torch.Size([1, 12, 12, 12])
     """
-    factor = protocol.supersampling
-    near = _NearGrid.around(protocol)
-    head = build_head(shape=near.fine_shape, affine=near.fine_affine, seed=seed, device=device)
-    field = near.crop(_head_field(head, near, seed=seed))
-    susceptibility, r2star, brain = (near.crop(m) for m in (head.susceptibility, head.r2star, head.brain))
-    mask = block_mean(brain, factor=factor) > 0.5
-
-    scale = hertz_per_ppm(protocol.field_strength)
-    centers = voxel_centers(*refined(protocol.shape, protocol.affine, factor=factor), device=device)
-    fine_mask = mask.repeat_interleave(factor, 0).repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    frequency = scale * (field - shim_field(field, centers=centers, mask=fine_mask))
-    inner = torch.where(fine_mask, susceptibility - susceptibility[fine_mask].mean(), 0.0)
-    local = scale * _field_of(inner, near.fine_affine)
-    bias, offset = receive_bias(centers), coil_phase(centers)
-    magnitude = bias * steady_state(near.crop(head.proton_density), near.crop(head.t1), protocol)
-    signal = _averaged_echoes(magnitude, r2star, offset, frequency, protocol)
-    noise = float(signal[0][mask].abs().mean()) / protocol.snr
     generator = torch.Generator().manual_seed(seed)
-    # randn of a complex dtype has variance 1/2 in each part.
-    white = torch.randn(signal.shape, generator=generator, dtype=torch.complex64).to(signal.device)
-    mean_magnitude = block_mean(magnitude, factor=factor)
-    return MgreScan(
-        signal=signal + noise * 2**0.5 * white,
-        noise=noise,
-        susceptibility=block_mean(susceptibility, factor=factor),
-        total_field=block_mean(frequency, factor=factor),
-        local_field=block_mean(local, factor=factor),
-        r2star=block_mean(r2star * magnitude, factor=factor) / mean_magnitude.clamp(min=1e-6),
-        magnitude=mean_magnitude,
-        phase_offset=block_mean(offset, factor=factor),
-        mask=mask,
+    coils = Coils.draw(
+        generator,
+        receive_bias=protocol.receive_bias,
+        transmit_bias=protocol.transmit_bias,
+        phase_offset=protocol.phase_offset,
     )
+    still = _PosedHead.placed(protocol, subject, affine=protocol.affine, device=device)
+    factors = protocol.fine_factors
+    mask = block_mean(still.head.brain, factor=factors) > 0.5
+    centers = voxel_centers(protocol.shape, protocol.affine, device=device)
+    shim = Shim.fitted(block_mean(still.scanned(still.field), factor=factors), centers=centers, mask=mask)
+    scanner = _Scanner(protocol, coils, shim)
+    echoes = scanner.echoes(still)
+    noise = float(echoes[0][mask].abs().mean()) / protocol.snr
+    truth = scanner.truth(still, mask)
+    if motion is not None:
+        echoes = MOTION_MODELS[motion_model](echoes, scanner, subject, motion)
+    echoes *= _readout_phases(protocol, device=echoes.device)
+    signal = _acquired(echoes, protocol.acquired_share, noise=noise, generator=generator)
+    return MgreScan(signal=signal, noise=noise, mask=mask, **truth)
 
 
-def _averaged_echoes(
-    magnitude: Tensor, r2star: Tensor, offset: Tensor, frequency: Tensor, protocol: MgreProtocol
-) -> Tensor:
-    """Complex signal (echo, x, y, z) of fine maps, averaged over the scan's voxels.
+@dataclass(frozen=True)
+class _PosedHead:
+    """A head in one pose on the fine voxels of the scan, and the field it makes.
+
+    The maps of the head are cut to the scan; the field in ppm keeps the rim of its grid.
+    """
+
+    head: Head
+    field: Tensor
+    operator: HeadField
+
+    @classmethod
+    def placed(cls, protocol: MgreProtocol, subject: Subject, *, affine: np.ndarray, device) -> "_PosedHead":
+        """Draw a head. ``affine`` leads from voxels into the head; B0 lies in the scanner."""
+        fine = refined(protocol.shape, affine, factor=protocol.fine_factors)
+        grids = FieldGrids.around(*fine, box=HEAD_BOX)
+        settings = {"field_strength": protocol.field_strength, "device": device}
+        head = build_head(subject, shape=grids.shape, affine=grids.affine, **settings)
+        surroundings = build_head(
+            subject,
+            shape=grids.coarse_shape,
+            affine=grids.coarse_affine,
+            maps=("susceptibility",),
+            **settings,
+        )
+        operator = HeadField(grids, b0_direction=b0_direction(protocol.affine), device=device)
+        # Relative to the air around, susceptibility ends where the head ends.
+        air = subject.tissues["air"].susceptibility
+        field = operator(head.susceptibility - air, surroundings.susceptibility - air)
+        maps = {name: value[grids.inner] for name, value in vars(head).items() if isinstance(value, Tensor)}
+        return cls(Head(**{**vars(head), **maps, "affine": fine[1]}), field, operator)
+
+    def scanned(self, image: Tensor, rows: slice = slice(None), *, halo: int = 0) -> Tensor:
+        """Rows of the scan, with voxels beyond them, of a map that has the rim."""
+        x, y, z = self.operator.grids.inner
+        inner = range(x.start, x.stop)[rows]
+        x = slice(inner.start, inner.stop)
+        return image[tuple(slice(part.start - halo, part.stop + halo) for part in (x, y, z))]
+
+
+@dataclass(frozen=True)
+class _FineMaps:
+    """Maps of some rows of fine voxels; ``steps`` is the field in Hz from face to face along each axis."""
+
+    magnitude: Tensor
+    r2star: Tensor
+    offset: Tensor
+    frequency: Tensor
+    steps: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class _Scanner:
+    """What is the same for all poses: sequence, coils and shim."""
+
+    protocol: MgreProtocol
+    coils: Coils
+    shim: Shim
+
+    def slabs(self, posed: _PosedHead) -> Iterator[tuple[slice, _FineMaps]]:
+        """Fine maps of a few rows of voxels after the other, and which rows they are."""
+        protocol, head = self.protocol, posed.head
+        factors = protocol.fine_factors
+        shape, affine = refined(protocol.shape, protocol.affine, factor=factors)
+        scale = hertz_per_ppm(protocol.field_strength)
+        per_row = factors[0] * shape[1] * shape[2]
+        rows = max(1, SLAB_VOXELS[head.brain.device.type] // per_row)
+        for first in range(0, protocol.shape[0], rows):
+            voxels = slice(first, min(first + rows, protocol.shape[0]))
+            fine = slice(voxels.start * factors[0], voxels.stop * factors[0])
+            moved = affine.copy()
+            moved[:3, 3] += affine[:3] @ [fine.start - 1, -1, -1, 0]
+            # One voxel more on each side, for differences.
+            around = (fine.stop - fine.start + 2, shape[1] + 2, shape[2] + 2)
+            centers = voxel_centers(around, moved, device=head.brain.device)
+            field = scale * (posed.scanned(posed.field, fine, halo=1) - self.shim(centers))
+            centers = centers[:, 1:-1, 1:-1, 1:-1]
+            steps = tuple(_central_difference(field, axis) for axis in range(3))
+            frequency = field[1:-1, 1:-1, 1:-1] + scale * head.chemical_shift[fine]
+            magnetisation = steady_state(
+                head.proton_density[fine],
+                head.t1[fine],
+                repetition_time=protocol.repetition_time,
+                flip_angle=protocol.flip_angle * self.coils.flip_scale(centers),
+            )
+            yield (
+                voxels,
+                _FineMaps(
+                    magnitude=magnetisation * self.coils.sensitivity(centers),
+                    r2star=head.r2star[fine],
+                    offset=self.coils.phase(centers),
+                    frequency=frequency,
+                    steps=steps,
+                ),
+            )
+
+    def echoes(self, posed: _PosedHead) -> Tensor:
+        """Complex signal (echo, x, y, z) without noise, averaged over the scan's voxels."""
+        protocol = self.protocol
+        result = posed.field.new_empty((len(protocol.echo_times), *protocol.shape), dtype=torch.complex64)
+        for rows, maps in self.slabs(posed):
+            for number, fine in enumerate(_fine_echoes(maps, protocol.echo_times)):
+                result[number, rows] = block_mean(fine, factor=protocol.fine_factors)
+        return result
+
+    def truth(self, posed: _PosedHead, mask: Tensor) -> dict[str, Tensor]:
+        """Maps of :class:`MgreScan` by name."""
+        factors = self.protocol.fine_factors
+        names = ("magnitude", "r2star", "phase_offset", "total_field")
+        maps = {name: posed.field.new_empty(self.protocol.shape) for name in names}
+        steps = posed.field.new_empty((3, *self.protocol.shape))
+        for rows, fine in self.slabs(posed):
+            magnitude = maps["magnitude"][rows] = block_mean(fine.magnitude, factor=factors)
+            # Where there is no signal, all fine voxels count alike.
+            weight = fine.magnitude + 1e-6
+            weighted = {"r2star": fine.r2star, "phase_offset": fine.offset, "total_field": fine.frequency}
+            for name, image in weighted.items():
+                maps[name][rows] = block_mean(weight * image, factor=factors) / (magnitude + 1e-6)
+            for axis, step in enumerate(fine.steps):
+                steps[axis, rows] = factors[axis] * block_mean(step, factor=factors)
+        return {
+            "susceptibility": block_mean(posed.head.susceptibility, factor=factors),
+            "local_field": self.local_field(posed, mask),
+            "field_steps": steps,
+            **maps,
+        }
+
+    def local_field(self, posed: _PosedHead, mask: Tensor) -> Tensor:
+        """Field in Hz of the susceptibility in a mask, less its mean there."""
+        factors = self.protocol.fine_factors
+        for axis, factor in enumerate(factors):
+            mask = mask.repeat_interleave(factor, axis)
+        inside = posed.head.susceptibility
+        sources = torch.zeros_like(posed.field)
+        # Writes into the scan's part of the grid.
+        posed.scanned(sources)[mask] = inside[mask] - inside[mask].mean()
+        local = posed.scanned(posed.operator(sources))
+        return hertz_per_ppm(self.protocol.field_strength) * block_mean(local, factor=factors)
+
+
+def _central_difference(image: Tensor, axis: int) -> Tensor:
+    """Half the difference of the two neighbours along an axis, without the outermost voxels."""
+    inner = [slice(1, -1)] * 3
+    before, after = list(inner), list(inner)
+    before[axis], after[axis] = slice(None, -2), slice(2, None)
+    return 0.5 * (image[tuple(after)] - image[tuple(before)])
+
+
+def _fine_echoes(maps: _FineMaps, echo_times: tuple[float, ...]) -> Iterator[Tensor]:
+    """Signal of fine voxels, echo after echo, each from the one before.
 
     A field linear across a voxel scales its signal by sinc(ΔF·TE) along each axis, with ΔF the
     difference in Hz from face to face.
     """
-    steps = torch.gradient(frequency)
-    echoes = []
-    for echo_time in protocol.echo_times:
-        dephasing = torch.stack([torch.sinc(step * echo_time) for step in steps]).prod(dim=0)
-        amplitude = magnitude * dephasing * torch.exp(-echo_time * r2star)
-        fine = torch.polar(amplitude, offset + 2 * np.pi * echo_time * frequency)
-        echoes.append(block_mean(fine, factor=protocol.supersampling))
-    return torch.stack(echoes)
+    signal = torch.polar(maps.magnitude, maps.offset)
+    previous, spacing, turn = 0.0, None, None
+    for echo_time in echo_times:
+        if spacing is None or abs(echo_time - previous - spacing) > 1e-9:
+            spacing = echo_time - previous
+            turn = torch.polar(torch.exp(-spacing * maps.r2star), (2 * np.pi * spacing) * maps.frequency)
+        signal = signal * turn
+        previous = echo_time
+        dephasing = torch.ones_like(maps.magnitude)
+        for step in maps.steps:
+            dephasing *= torch.sinc(echo_time * step)
+        yield signal * dephasing
 
 
-@dataclass(frozen=True)
-class _NearGrid:
-    """The scan's grid with a rim, on which the field is made with fine voxels.
-
-    Sources beyond the rim are met on voxels twice as large as the scan's: the rim keeps them away.
-    """
-
-    shape: tuple[int, ...]
-    affine: np.ndarray
-    rim: int
-    factor: int
-    scan_shape: tuple[int, ...]
-
-    @classmethod
-    def around(cls, protocol: MgreProtocol, *, width: float = 16.0) -> "_NearGrid":
-        """Add a rim of this width in mm, and fill up to even sizes."""
-        rim = 2 * int(np.ceil(width / min(voxel_edges(protocol.affine)) / 2))
-        after = [rim + size % 2 for size in protocol.shape]
-        shape, affine = enlarged(protocol.shape, protocol.affine, before=[rim] * 3, after=after)
-        return cls(shape, affine, rim, protocol.supersampling, protocol.shape)
-
-    @property
-    def fine_shape(self) -> tuple[int, ...]:
-        return refined(self.shape, self.affine, factor=self.factor)[0]
-
-    @property
-    def fine_affine(self) -> np.ndarray:
-        return refined(self.shape, self.affine, factor=self.factor)[1]
-
-    def crop(self, image: Tensor) -> Tensor:
-        """The scan's field of view of a fine map."""
-        return image[
-            tuple(slice(self.rim * self.factor, (self.rim + size) * self.factor) for size in self.scan_shape)
-        ]
-
-
-def _head_field(head: Head, near: _NearGrid, *, seed: int) -> Tensor:
-    """Field in ppm of all tissue in the head and neck, on the fine near grid.
-
-    Susceptibility is taken relative to the air around, so that it ends where the head ends.
-    """
-    air = TISSUES["air"].susceptibility
-    field = _field_of(head.susceptibility - air, near.fine_affine)
-    first, stop = box_indices(near.shape, near.affine, *HEAD_BOX)
-    # Whole coarse voxels on either side, so that coarse and near voxels share their faces.
-    before = [2 * int(np.ceil(max(-a, 0) / 2)) for a in first]
-    after = [2 * int(np.ceil(max(b - size, 0) / 2)) for b, size in zip(stop, near.shape, strict=True)]
-    shape, affine = refined(*enlarged(near.shape, near.affine, before=before, after=after), factor=0.5)
-    far = build_head(shape=shape, affine=affine, seed=seed, device=field.device).susceptibility - air
-    block = tuple(slice(b // 2, (b + size) // 2) for b, size in zip(before, near.shape, strict=True))
-    far[block] = 0
-    # Seen from outside, a source spread round its place makes the same field, without the ringing that
-    # sharp edges have on a coarse grid.
-    far_field = _field_of(smeared(far), affine)[block]
-    return field + spline_refined(far_field, factor=2 * near.factor)
-
-
-def _field_of(susceptibility: Tensor, affine: np.ndarray) -> Tensor:
-    """Dipole field, padded to twice the grid so that nothing wraps round."""
-    return dipole_field(
-        susceptibility,
-        voxel_size=voxel_edges(affine),
-        b0_direction=b0_direction(affine),
-        padding=susceptibility.shape,
+def _moved_signal(echoes: Tensor, scanner: _Scanner, subject: Subject, motion: MotionProfile) -> Tensor:
+    protocol = scanner.protocol
+    return move_echoes(
+        echoes, profile=motion, voxel_size=protocol.voxel_size, times=_times(protocol, echoes.device)
     )
 
 
-def shim_field(field: Tensor, *, centers: Tensor, mask: Tensor) -> Tensor:
-    """Field of the shim coils to second order that best fits a field in a mask.
+def _moved_head(echoes: Tensor, scanner: _Scanner, subject: Subject, motion: MotionProfile) -> Tensor:
+    protocol = scanner.protocol
 
-    Parameters
-    ----------
-    field : Tensor
-        (x, y, z), any unit.
-    centers : Tensor
-        (3, x, y, z), scanner coordinates in mm.
-    mask : Tensor
-        (x, y, z), bool.
+    def state(pose) -> Tensor:
+        if pose == type(pose)():
+            return echoes
+        matrix = scanner_matrix(pose, shape=protocol.shape, affine=protocol.affine)
+        affine = np.linalg.inv(matrix) @ protocol.affine
+        return scanner.echoes(_PosedHead.placed(protocol, subject, affine=affine, device=echoes.device))
 
-    Returns
-    -------
-    Tensor
-        (x, y, z), sum of the solid harmonics of order 0 to 2; unit of the field.
-
-    Examples
-    --------
-    >>> centers = voxel_centers((4, 4, 4), np.eye(4))
-    >>> mask = torch.ones(4, 4, 4, dtype=torch.bool)
-    >>> shim = shim_field(centers[0] * centers[2], centers=centers, mask=mask)
-    >>> bool((shim - centers[0] * centers[2]).abs().max() < 1e-3)
-    True
-    """
-    x, y, z = centers / 100
-    terms = (torch.ones_like(x), x, y, z, x * y, y * z, x * z, x**2 - y**2, 2 * z**2 - x**2 - y**2)
-    design = torch.stack([term[mask] for term in terms], dim=1).double()
-    normal, right = design.T @ design, design.T @ field[mask].double()
-    weights = torch.linalg.solve(normal, right).to(field.dtype)
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    states = (state(pose) for pose in motion.poses)
+    return mix_states(states, profile=motion, times=_times(protocol, echoes.device))
 
 
-def steady_state(proton_density: Tensor, t1: Tensor, protocol: MgreProtocol) -> Tensor:
+#: How a moving head is simulated: by its complex echoes or by the head itself.
+MOTION_MODELS = {"signal": _moved_signal, "field": _moved_head}
+
+
+def _times(protocol: MgreProtocol, device) -> Tensor:
+    return acquisition_times(
+        protocol.shape, readout_axis=protocol.readout_axis, order=protocol.acquisition_order, device=device
+    )
+
+
+def _readout_phases(protocol: MgreProtocol, *, device) -> Tensor:
+    """exp(i·phase) that eddy currents leave in each echo, (echo, x, y, z), size 1 off the readout axis."""
+    constant, linear = protocol.readout_phase
+    size = protocol.shape[protocol.readout_axis]
+    position = (torch.arange(size, device=device) - (size - 1) / 2) / size
+    shape = [1, 1, 1, 1]
+    shape[1 + protocol.readout_axis] = size
+    signs = [READOUT_SIGNS[protocol.readout][number % 2] for number in range(len(protocol.echo_times))]
+    signs = torch.tensor(signs, device=device).reshape(-1, 1, 1, 1)
+    return torch.exp(1j * signs * (constant + linear * position).reshape(shape))
+
+
+def _acquired(
+    echoes: Tensor, shares: tuple[float, float, float], *, noise: float, generator: torch.Generator
+) -> Tensor:
+    """Echoes with white noise, of which only the central share of k-space along each axis is kept."""
+    sizes = echoes.shape[1:]
+    kept = [max(1, round(share * size)) for share, size in zip(shares, sizes, strict=True)]
+    remaining = np.prod(kept) / np.prod(sizes)
+    # randn of a complex dtype has variance 1/2 in each part.
+    white = torch.randn(echoes.shape, generator=generator, dtype=torch.complex64).to(echoes.device)
+    signal = echoes.add_(white, alpha=noise * float(np.sqrt(2 / remaining)))
+    for axis, (size, number) in enumerate(zip(sizes, kept, strict=True), start=1):
+        if number < size:
+            lines = torch.fft.fftfreq(size, d=1 / size, device=echoes.device).round()
+            # As many lines on both sides of the centre, one more below it if their number is even.
+            inside = (lines >= -(number // 2)) & (lines < number - number // 2)
+            shape = [1, 1, 1, 1]
+            shape[axis] = size
+            signal = torch.fft.ifft(torch.fft.fft(signal, dim=axis) * inside.reshape(shape), dim=axis)
+    return signal
+
+
+def steady_state(
+    proton_density: Tensor, t1: Tensor, *, repetition_time: float, flip_angle: float | Tensor
+) -> Tensor:
     """Magnetisation of a spoiled gradient echo, ρ·sin α·(1 − E1)/(1 − E1·cos α) with E1 = exp(−TR/T1).
 
     Parameters
     ----------
     proton_density, t1 : Tensor
         (x, y, z); relative, and s.
-    protocol : MgreProtocol
-        Gives TR and the flip angle.
+    repetition_time : float
+        s.
+    flip_angle : float or Tensor
+        Degrees, one value or (x, y, z).
 
     Returns
     -------
@@ -304,81 +490,10 @@ def steady_state(proton_density: Tensor, t1: Tensor, protocol: MgreProtocol) -> 
 
     Examples
     --------
-    >>> protocol = MgreProtocol(shape=(1, 1, 1), affine=np.eye(4), echo_times=(0.004,), flip_angle=90)
-    >>> float(steady_state(torch.tensor(1.0), torch.tensor(1e-6), protocol))
+    >>> density, t1 = torch.tensor(1.0), torch.tensor(1e-6)
+    >>> float(steady_state(density, t1, repetition_time=0.04, flip_angle=90.0))
     1.0
     """
-    alpha = np.deg2rad(protocol.flip_angle)
-    recovery = torch.exp(-protocol.repetition_time / t1)
-    return proton_density * float(np.sin(alpha)) * (1 - recovery) / (1 - float(np.cos(alpha)) * recovery)
-
-
-def receive_bias(centers: Tensor) -> Tensor:
-    """Smooth sensitivity of a head coil: higher at its rim, and a little higher on one side.
-
-    Examples
-    --------
-    >>> float(receive_bias(torch.zeros(3, 1)))
-    1.0
-    """
-    x, y, z = centers / 100
-    return 1 + 0.35 * (x**2 + y**2 + 0.5 * z**2) + 0.10 * x - 0.12 * y
-
-
-def coil_phase(centers: Tensor) -> Tensor:
-    """Phase of transmit and receive coils at TE = 0, rad: smooth, a few radians over the head.
-
-    Examples
-    --------
-    >>> round(float(coil_phase(torch.zeros(3, 1))), 1)
-    0.6
-    """
-    x, y, z = centers / 100
-    return 0.6 + 0.8 * x - 1.1 * y + 0.5 * z + 0.9 * x * y - 0.7 * z**2
-
-
-@dataclass(frozen=True)
-class PhaseScaling:
-    """How a scanner stores phase: −π and π lie at two stored values.
-
-    Parameters
-    ----------
-    lower, upper : float
-        Stored values of −π and π.
-    units : str
-        What BIDS calls them: ``rad`` or ``arbitrary``.
-    dtype : type
-        Of the stored numbers.
-
-    Examples
-    --------
-    >>> scaling = PHASE_SCALINGS["unsigned"]
-    >>> scaling.encode(np.array([-np.pi, 0.0, 3.1415])).tolist()
-    [0, 2048, 0]
-    """
-
-    lower: float
-    upper: float
-    units: str
-    dtype: type
-
-    def encode(self, phase: np.ndarray) -> np.ndarray:
-        """Stored values of a wrapped phase in rad."""
-        stored = self.lower + (phase + np.pi) / (2 * np.pi) * (self.upper - self.lower)
-        if np.issubdtype(self.dtype, np.integer):
-            stored = np.rint(stored)
-            # π is −π: the last step is not stored.
-            stored = np.where(stored >= self.upper, self.lower, stored)
-        return stored.astype(self.dtype)
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Phase in rad of stored values."""
-        return (stored.astype(np.float64) - self.lower) / (self.upper - self.lower) * 2 * np.pi - np.pi
-
-
-#: Phase in radians, as 0..4095 and as -4096..4095.
-PHASE_SCALINGS = {
-    "radian": PhaseScaling(-np.pi, np.pi, "rad", np.float32),
-    "unsigned": PhaseScaling(0, 4096, "arbitrary", np.int16),
-    "signed": PhaseScaling(-4096, 4096, "arbitrary", np.int16),
-}
+    alpha = torch.deg2rad(torch.as_tensor(flip_angle).to(t1))
+    recovery = torch.exp(-repetition_time / t1)
+    return proton_density * torch.sin(alpha) * (1 - recovery) / (1 - torch.cos(alpha) * recovery)

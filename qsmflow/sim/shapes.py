@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 Point = tuple[float, float, float]
+
+#: Points that one thread samples at a time.
+_SAMPLED_ROW = 4096
 
 
 class Solid(Protocol):
@@ -23,7 +27,7 @@ class Solid(Protocol):
         """Distance to the surface in mm, negative inside; points are (3, ...)."""
 
 
-def _column(vector: Sequence[float], points: Tensor) -> Tensor:
+def column(vector: Sequence[float], points: Tensor) -> Tensor:
     """A vector shaped to be added to points (3, ...)."""
     return points.new_tensor(vector).reshape(3, *[1] * (points.ndim - 1))
 
@@ -65,12 +69,12 @@ class Ellipsoid:
 
     def distance(self, points: Tensor) -> Tensor:
         """Distance in mm, exact for a sphere and to first order near any surface."""
-        shifted = points - _column(self.center, points)
+        shifted = points - column(self.center, points)
         if any(self.rotation):
             # Into the axes of the ellipsoid: the inverse rotation.
             turn = Rotation.from_euler("xyz", self.rotation, degrees=True).as_matrix().T
             shifted = torch.tensordot(points.new_tensor(turn), shifted, dims=1)
-        semiaxes = _column(self.semiaxes, points)
+        semiaxes = column(self.semiaxes, points)
         scaled = shifted / semiaxes
         radius = _length(scaled)
         slope = _length(scaled / semiaxes)
@@ -109,13 +113,59 @@ class Tube:
         for start, end, first, last in zip(
             self.path[:-1], self.path[1:], self.radii[:-1], self.radii[1:], strict=True
         ):
-            origin = _column(start, points)
-            along = _column(end, points) - origin
+            origin = column(start, points)
+            along = column(end, points) - origin
             shifted = points - origin
             position = ((shifted * along).sum(0) / (along**2).sum()).clamp(0, 1)
             segment = _length(shifted - position * along) - (first + (last - first) * position)
             nearest = segment if nearest is None else torch.minimum(nearest, segment)
         return nearest
+
+
+def mirrored(solid: Ellipsoid | Tube) -> tuple[Solid, Solid]:
+    """The solid and its mirror image on the other side of x = 0.
+
+    Examples
+    --------
+    >>> [side.center for side in mirrored(Ellipsoid((3, 1, 2), (1, 1, 1)))]
+    [(3, 1, 2), (-3, 1, 2)]
+    """
+    if isinstance(solid, Ellipsoid):
+        (x, *center), (a, b, c) = solid.center, solid.rotation
+        return solid, Ellipsoid((-x, *center), solid.semiaxes, (a, -b, -c))
+    return solid, Tube(tuple((-x, y, z) for x, y, z in solid.path), solid.radii)
+
+
+def sample(values: Tensor, positions: Tensor) -> Tensor:
+    """Trilinear interpolation of images; the outermost samples go on for ever.
+
+    Parameters
+    ----------
+    values : Tensor
+        (channel, x, y, z).
+    positions : Tensor
+        (3, ...), in samples.
+
+    Returns
+    -------
+    Tensor
+        (channel, ...).
+
+    Examples
+    --------
+    >>> sample(torch.arange(8.0).reshape(1, 2, 2, 2), torch.tensor([[0.5], [0.0], [1.0]]))
+    tensor([[3.]])
+    """
+    shape, count = positions.shape[1:], positions[0].numel()
+    scale = 2 / (torch.tensor(values.shape[1:], device=positions.device) - 1).clamp(min=1)
+    grid = (positions.reshape(3, -1) * scale[:, None] - 1).flip(0).T
+    # On the CPU grid_sample works in parallel over its batch: rows of points, the last one filled up.
+    row = max(1, min(_SAMPLED_ROW, count) if values.device.type == "cpu" else count)
+    rows = -(-count // row)
+    grid = functional.pad(grid, (0, 0, 0, rows * row - count)).reshape(rows, 1, 1, row, 3)
+    images = values.expand(rows, *values.shape)
+    sampled = functional.grid_sample(images, grid, padding_mode="border", align_corners=True)
+    return sampled[:, :, 0, 0].movedim(1, 0).flatten(1)[:, :count].reshape(len(values), *shape)
 
 
 def smooth_union(distances: Sequence[Tensor], *, blend: float) -> Tensor:
@@ -196,16 +246,57 @@ class RandomField:
         lattice = torch.fft.irfftn(torch.fft.rfftn(noise) * band, s=noise.shape)
         return cls(lattice / lattice.std(), spacing)
 
+    @classmethod
+    def draw_rough(
+        cls,
+        generator: torch.Generator,
+        *,
+        size: int = 144,
+        spacing: float = 1.0,
+        longest: float = 14.0,
+        slope: float = 1.6,
+    ) -> "RandomField":
+        """Draw a field with detail of every size, from ``longest`` mm down to two spacings.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            Where the randomness comes from.
+        size : int
+            Samples after which the field repeats itself.
+        spacing : float
+            mm.
+        longest : float
+            Wavelength in mm beyond which there is little.
+        slope : float
+            Amplitudes fall as wavelength to this power.
+
+        Returns
+        -------
+        RandomField
+
+        Examples
+        --------
+        >>> field = RandomField.draw_rough(torch.Generator().manual_seed(0), size=16)
+        >>> field(torch.zeros(3, 1)).shape
+        torch.Size([1])
+        """
+        axis, half = torch.fft.fftfreq(size, d=spacing), torch.fft.rfftfreq(size, d=spacing)
+        k = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half**2).sqrt()
+        band = (k**2 + longest**-2) ** (-slope / 2) * (1 - torch.exp(-((k * longest) ** 2)))
+        noise = torch.randn((size, size, size), generator=generator)
+        lattice = torch.fft.irfftn(torch.fft.rfftn(noise) * band, s=noise.shape)
+        return cls(lattice / lattice.std(), spacing)
+
+    @cached_property
+    def _closed(self) -> Tensor:
+        """The lattice with its first samples once more at its end."""
+        return functional.pad(self.lattice[None, None], (0, 1) * 3, mode="circular")[0]
+
     def to(self, device) -> "RandomField":
         """The same field on another device."""
         return RandomField(self.lattice.to(device), self.spacing)
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Value at points (3, x, y, z) in mm, by trilinear interpolation of the periodic lattice."""
-        size = self.lattice.shape[0]
-        periodic = functional.pad(self.lattice[None, None], (0, 1) * 3, mode="circular")
-        # grid_sample wants the last axis of the lattice first, and its ends at -1 and 1.
-        position = (points / self.spacing).remainder(size) * (2 / size) - 1
-        return functional.grid_sample(periodic, position.flip(0).movedim(0, -1)[None], align_corners=True)[
-            0, 0
-        ]
+        """Value at points (3, ...) in mm, by trilinear interpolation of the periodic lattice."""
+        return sample(self._closed, (points / self.spacing).remainder(self.lattice.shape[0]))[0]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from qsmflow.sim.grids import oblique_affine, voxel_centers
-from qsmflow.sim.shapes import Ellipsoid, RandomField, Tube, smooth_union
+from qsmflow.sim.shapes import Ellipsoid, RandomField, Tube, mirrored, smooth_union
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,20 @@ def test_random_field_meets_its_lattice():
     field = RandomField.draw(torch.Generator().manual_seed(3), wavelength=40, bandwidth=0.004)
     nodes = torch.tensor([[1.0], [2.0], [5.0]]).reshape(3, 1, 1, 1) * field.spacing
     assert float(field(nodes)) == pytest.approx(float(field.lattice[1, 2, 5]), abs=1e-4)
+
+
+def test_rough_field_has_more_of_the_coarse_than_white_noise():
+    field = RandomField.draw_rough(torch.Generator().manual_seed(3), size=64, longest=14.0)
+    assert float(field.lattice.std()) == pytest.approx(1.0, abs=1e-4)
+    power = torch.fft.rfftn(field.lattice).abs() ** 2
+    axis, half = torch.fft.fftfreq(64), torch.fft.rfftfreq(64)
+    k = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + half**2).sqrt()
+    fall = power[(k > 0.2) & (k < 0.24)].mean() / power[(k > 0.4) & (k < 0.48)].mean()
+    # Amplitudes fall as wavelength to the power 1.6, powers as its square.
+    assert float(fall) == pytest.approx(2**3.2, rel=0.15)
+
+
+def test_mirror_images(points):
+    for solid in [Ellipsoid((9, 3, -4), (3, 5, 9), (20, 50, 10)), Tube(((4, 2, 0), (8, 8, 8)), (1, 4))]:
+        right, left = (side.distance(points) for side in mirrored(solid))
+        torch.testing.assert_close(left.flip(0), right, atol=1e-3, rtol=1e-3)

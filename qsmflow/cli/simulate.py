@@ -1,0 +1,242 @@
+"""``qsmflow-simulate``: digital subjects as a BIDS data set, with their truth."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from qsmflow.cli.arguments import Parser, number
+from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.guard import guarded
+from qsmflow.cli.resources import available_cores, resolve_gpu
+from qsmflow.sim.dataset import write_dataset
+from qsmflow.sim.lesions import LesionCounts
+from qsmflow.sim.phase_scaling import PHASE_SCALINGS
+from qsmflow.sim.protocols import PROTOCOLS, protocol
+from qsmflow.sim.study import ACQUISITIONS, EXAMPLE_SCANS, MotionSettings, Scan, Study, cohort
+from qsmflow.version import __version__
+
+PROGRAM = "qsmflow-simulate"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Simulate a study.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process unless given.
+
+    Returns
+    -------
+    int
+        Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    return guarded(PROGRAM, lambda console: _main(arguments, console=console))
+
+
+def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
+    arguments = build_parser().parse_args(argv)
+    study = study_of(arguments)
+    try:
+        device = torch.device("cuda" if resolve_gpu(arguments.device) else "cpu")
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    _check_folder(arguments.out_bids, overwrite=arguments.overwrite)
+    torch.set_num_threads(arguments.threads)
+    options = [text for text in argv if Path(text).absolute() != arguments.out_bids]
+    made_by = f"Made anew by\n\n    {shlex.join([PROGRAM, 'OUT_BIDS', *options])}\n"
+    for done, scan in enumerate(
+        write_dataset(arguments.out_bids, study, made_by=made_by, device=device), start=1
+    ):
+        console.print(f"{done}/{len(study.scans)} {scan.prefix}", highlight=False)
+    print(arguments.out_bids)
+    return ExitCode.DONE
+
+
+def _check_folder(out: Path, *, overwrite: bool) -> None:
+    """Stop if the data set cannot be written or would mix with what is there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        occupied = any(out.iterdir())
+    except OSError as error:
+        raise Stop(ExitCode.CANNOT_WRITE, f"cannot write to {out}: {error.strerror}") from error
+    if occupied and not overwrite:
+        message = f"{out} is not empty; name a new folder, or --overwrite to replace files of the same name"
+        raise Stop(ExitCode.CANNOT_WRITE, message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Raises :class:`Stop` with the usage exit code on wrong arguments.
+
+    Examples
+    --------
+    >>> build_parser().parse_args(["out", "--subjects", "3"]).subjects
+    3
+    """
+    parser = Parser(
+        prog=PROGRAM,
+        description="Simulate multi-echo gradient-echo scans of digital heads as a BIDS data set.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "out_bids", type=lambda text: Path(text).absolute(), help="folder of the data set; made if missing"
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    for add_group in (_add_study, _add_scan, _add_anatomy, _add_motion, _add_run):
+        add_group(parser)
+    return parser
+
+
+def _add_study(parser):
+    group = parser.add_argument_group("study")
+    group.add_argument(
+        "--example",
+        action="store_true",
+        help="the data set of bids_examples: one subject scanned still and moving, one in two sessions",
+    )
+    # No defaults here: beside --example none of these may be given.
+    group.add_argument("--subjects", type=number(int, 1), metavar="N", help="default: 1")
+    group.add_argument("--first-subject", type=number(int, 1), metavar="N", help="its number; default: 1")
+    group.add_argument("--sessions", type=number(int, 1), metavar="N", help="default: no ses- folders")
+    group.add_argument(
+        "--motion",
+        choices=ACQUISITIONS,
+        help="nobody moves (default), each subject is scanned still and moving, or all move",
+    )
+
+
+def _add_scan(parser):
+    group = parser.add_argument_group("scan")
+    positive = number(float, 0, exclusive=True)
+    group.add_argument("--protocol", choices=PROTOCOLS, help="default: classic")
+    group.add_argument(
+        "--sloppy", action="store_true", help="few coarse voxels: for tests, not for looking at"
+    )
+    group.add_argument(
+        "--echo-times",
+        type=positive,
+        nargs="+",
+        metavar="S",
+        help="seconds; those of the protocol unless given",
+    )
+    group.add_argument(
+        "--field-strength", type=positive, metavar="T", help="that of the protocol unless given"
+    )
+    group.add_argument("--snr", type=positive, metavar="X", help="of the first echo in the brain")
+    group.add_argument("--readout", choices=["monopolar", "bipolar"])
+    group.add_argument(
+        "--phase-scaling", choices=PHASE_SCALINGS, default="unsigned", help="how phase is stored"
+    )
+
+
+def _add_anatomy(parser):
+    group = parser.add_argument_group("anatomy")
+    not_negative = number(int, 0)
+    group.add_argument(
+        "--spread",
+        type=number(float, 0),
+        default=1.0,
+        metavar="X",
+        help="of tissue and shape; 1: published ranges, more: beyond what is real, for training",
+    )
+    group.add_argument("--microbleeds", type=not_negative, default=0, metavar="N")
+    group.add_argument("--calcifications", type=not_negative, default=0, metavar="N")
+    group.add_argument("--iron-lesions", type=not_negative, default=0, metavar="N")
+
+
+def _add_motion(parser):
+    group = parser.add_argument_group("motion")
+    settings, not_negative = MotionSettings(), number(float, 0)
+    group.add_argument(
+        "--motion-model",
+        choices=["signal", "field"],
+        default=settings.model,
+        help="move the complex echoes (Eq. 5), or the head and make its field anew (Eq. 4)",
+    )
+    group.add_argument(
+        "--motion-events", type=number(int, 1), nargs=2, default=settings.events, metavar=("MIN", "MAX")
+    )
+    group.add_argument("--max-translation", type=not_negative, default=settings.translation, metavar="MM")
+    group.add_argument("--max-rotation", type=not_negative, default=settings.rotation, metavar="DEGREES")
+
+
+def _add_run(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="of all that is random")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    group.add_argument("--threads", type=number(int, 1), default=available_cores(), metavar="N")
+    group.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """The study that the arguments describe.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Of :func:`build_parser`.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    Stop
+        If they contradict each other.
+
+    Examples
+    --------
+    >>> study = study_of(build_parser().parse_args(["out", "--subjects", "2", "--motion", "paired"]))
+    >>> [scan.prefix for scan in study.scans]
+    ['sub-01_acq-still', 'sub-01_acq-motion', 'sub-02_acq-still', 'sub-02_acq-motion']
+    """
+    fewest, most = arguments.motion_events
+    if fewest > most:
+        raise Stop(ExitCode.USAGE, f"--motion-events {fewest} {most}: the first must not be the larger one")
+    default = "example" if arguments.example else "classic"
+    given = {
+        name: getattr(arguments, name)
+        for name in ("echo_times", "field_strength", "snr", "readout")
+        if getattr(arguments, name) is not None
+    }
+    return Study(
+        protocol=protocol(arguments.protocol or default, sloppy=arguments.sloppy, **given),
+        scans=_scans(arguments),
+        seed=arguments.seed,
+        spread=arguments.spread,
+        lesions=LesionCounts(
+            microbleeds=arguments.microbleeds,
+            calcifications=arguments.calcifications,
+            iron_lesions=arguments.iron_lesions,
+        ),
+        motion=MotionSettings(
+            events=(fewest, most),
+            translation=arguments.max_translation,
+            rotation=arguments.max_rotation,
+            model=arguments.motion_model,
+        ),
+        phase_scaling=arguments.phase_scaling,
+    )
+
+
+def _scans(arguments: argparse.Namespace) -> tuple[Scan, ...]:
+    names = ("subjects", "first_subject", "sessions", "motion")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if not arguments.example:
+        return cohort(**given)
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise Stop(ExitCode.USAGE, f"--example says who is scanned; leave out {flags}")
+    return EXAMPLE_SCANS
