@@ -15,8 +15,9 @@ from qsmflow.cli.guard import guarded
 from qsmflow.cli.resources import available_cores, resolve_gpu
 from qsmflow.sim.dataset import write_dataset
 from qsmflow.sim.lesions import LesionCounts
+from qsmflow.sim.mgre import MOTION_MODELS, READOUT_SIGNS, MgreProtocol
 from qsmflow.sim.phase_scaling import PHASE_SCALINGS
-from qsmflow.sim.protocols import PROTOCOLS, protocol
+from qsmflow.sim.protocols import PROTOCOLS, protocol, with_slab
 from qsmflow.sim.study import ACQUISITIONS, EXAMPLE_SCANS, MotionSettings, Scan, Study, cohort
 from qsmflow.version import __version__
 
@@ -50,7 +51,10 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     _check_folder(arguments.out_bids, overwrite=arguments.overwrite)
     torch.set_num_threads(arguments.threads)
     options = [text for text in argv if Path(text).absolute() != arguments.out_bids]
-    made_by = f"Made anew by\n\n    {shlex.join([PROGRAM, 'OUT_BIDS', *options])}\n"
+    if "--threads" not in options:
+        # Sums in another order differ in their last digits.
+        options += ["--threads", str(arguments.threads)]
+    made_by = f"Made anew, byte for byte, by\n\n    {shlex.join([PROGRAM, 'OUT_BIDS', *options])}\n"
     for done, scan in enumerate(
         write_dataset(arguments.out_bids, study, made_by=made_by, device=device), start=1
     ):
@@ -134,7 +138,23 @@ def _add_scan(parser):
         "--field-strength", type=positive, metavar="T", help="that of the protocol unless given"
     )
     group.add_argument("--snr", type=positive, metavar="X", help="of the first echo in the brain")
-    group.add_argument("--readout", choices=["monopolar", "bipolar"])
+    group.add_argument("--readout", choices=READOUT_SIGNS)
+    group.add_argument(
+        "--acquired-share",
+        type=positive,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="central share of k-space that is acquired; zeros fill the rest",
+    )
+    group.add_argument("--matrix", type=number(int, 1), nargs=3, metavar=("NX", "NY", "NZ"))
+    group.add_argument("--voxel-size", type=positive, nargs=3, metavar=("X", "Y", "Z"), help="mm")
+    group.add_argument(
+        "--rotation",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="degrees by which the slab is turned about the axes of the scanner",
+    )
     group.add_argument(
         "--phase-scaling", choices=PHASE_SCALINGS, default="unsigned", help="how phase is stored"
     )
@@ -160,7 +180,7 @@ def _add_motion(parser):
     settings, not_negative = MotionSettings(), number(float, 0)
     group.add_argument(
         "--motion-model",
-        choices=["signal", "field"],
+        choices=MOTION_MODELS,
         default=settings.model,
         help="move the complex echoes (Eq. 5), or the head and make its field anew (Eq. 4)",
     )
@@ -205,14 +225,8 @@ def study_of(arguments: argparse.Namespace) -> Study:
     fewest, most = arguments.motion_events
     if fewest > most:
         raise Stop(ExitCode.USAGE, f"--motion-events {fewest} {most}: the first must not be the larger one")
-    default = "example" if arguments.example else "classic"
-    given = {
-        name: getattr(arguments, name)
-        for name in ("echo_times", "field_strength", "snr", "readout")
-        if getattr(arguments, name) is not None
-    }
     return Study(
-        protocol=protocol(arguments.protocol or default, sloppy=arguments.sloppy, **given),
+        protocol=_protocol(arguments),
         scans=_scans(arguments),
         seed=arguments.seed,
         spread=arguments.spread,
@@ -229,6 +243,20 @@ def study_of(arguments: argparse.Namespace) -> Study:
         ),
         phase_scaling=arguments.phase_scaling,
     )
+
+
+def _protocol(arguments: argparse.Namespace) -> MgreProtocol:
+    def given(*names: str) -> dict:
+        values = {name: getattr(arguments, name) for name in names}
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
+
+    default = "example" if arguments.example else "classic"
+    settings = given("echo_times", "field_strength", "snr", "readout", "acquired_share")
+    try:
+        chosen = protocol(arguments.protocol or default, sloppy=arguments.sloppy, **settings)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    return with_slab(chosen, shape=arguments.matrix, **given("voxel_size", "rotation"))
 
 
 def _scans(arguments: argparse.Namespace) -> tuple[Scan, ...]:

@@ -26,11 +26,15 @@ skull and neck. No human was scanned. Phase grows with echo time where the field
 
 The truth lies in `derivatives/truth`, in the brain mask and zero elsewhere: susceptibility χ (ppm,
 relative to water), total field f and local field (Hz), R2*, T2*, the signal S0 at TE = 0 and its phase φ0
-(rad). Up to noise, and but for voxels in which the signal dephases, the raw echoes are
+(rad), and the steps g (Hz) of the field from face to face of a voxel along its three axes. Up to noise, and
+as far as a voxel is one tissue, the raw echoes are
 
-    S(TE) = S0 · exp(−TE·R2*) · exp(i·(φ0 + 2π·f·TE))
+    S(TE) = S0 · exp(−TE·R2*) · exp(i·(φ0 + 2π·f·TE)) · sinc(g₁·TE) · sinc(g₂·TE) · sinc(g₃·TE)
 
-The standard deviation of the noise in the real and in the imaginary part stands in the sidecar of S0.
+with sinc(x) = sin(πx)/(πx), which is the signal lost where the field is steep. The standard deviation of
+the noise in the real and in the imaginary part stands in the sidecar of S0. `dseg` names the tissue that
+fills most of each voxel.
+
 The local field is that of the susceptibility inside the mask less its mean there, because a constant
 inside the mask cannot be told from sources outside. Compare a map x with the truth t after removing their
 means inside the mask: NRMSE = ||x - t|| / ||t||, in per cent.
@@ -77,7 +81,7 @@ def write_dataset(out: Path, study: Study, *, made_by: str = "", device=None) ->
     >>> from qsmflow.sim.grids import oblique_affine
     >>> from qsmflow.sim.study import cohort
     >>> affine = oblique_affine((12, 12, 12), voxel_size=(16, 16, 16), center=(0, -18, 5))
-    >>> small = MgreProtocol(shape=(12, 12, 12), affine=affine, echo_times=(0.004, 0.009))
+    >>> small = MgreProtocol((12, 12, 12), affine, echo_times=(0.004, 0.009), supersampling=1)
     >>> with TemporaryDirectory() as folder:
     ...     for scan in write_dataset(Path(folder), Study(small, cohort())):
     ...         len(list(Path(folder, scan.folder).rglob("*_MEGRE.nii.gz")))
@@ -180,5 +184,5 @@ def _write_truth_description(truth: Path) -> None:
         },
     )
     write_text(truth / "README.md", "The maps from which the scans two folders up were simulated.\n")
-    # BIDS has no name for the phase at TE = 0.
-    write_text(truth / ".bidsignore", "*_phaseoffset.*\n")
+    # BIDS has no names for the phase at TE = 0 and for how steep the field is.
+    write_text(truth / ".bidsignore", "*_phaseoffset.*\n*_fieldsteps.*\n")

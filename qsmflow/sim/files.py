@@ -72,14 +72,26 @@ def write_image(
     write_json(Path(f"{stem}.json"), sidecar)
 
 
-def packed(image: np.ndarray) -> tuple[np.ndarray, float]:
+def packed(image: np.ndarray, *, step: float) -> tuple[np.ndarray, float]:
     """A map as int16 and the slope that gives its values back; zero stays zero.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        The map.
+    step : float
+        What two stored numbers differ by: no finer than is of use, because noise does not compress. It is
+        larger where 16 bits would not hold the largest value.
+
+    Returns
+    -------
+    tuple of numpy.ndarray and float
 
     Examples
     --------
-    >>> stored, slope = packed(np.array([0.0, -0.5, 1.0]))
-    >>> stored.tolist(), round(1 / slope)
-    ([0, -16384, 32767], 32767)
+    >>> stored, slope = packed(np.array([0.0, -0.5, 1.0]), step=0.25)
+    >>> stored.tolist(), slope
+    ([0, -2, 4], 0.25)
     """
-    slope = float(np.abs(image).max()) / 32767 or 1.0
+    slope = max(step, float(np.abs(image).max()) / 32767)
     return np.rint(image / slope).astype(np.int16), slope

@@ -151,6 +151,8 @@ class MgreScan:
         rad, phase at TE = 0.
     mask : Tensor
         bool, voxels more than half inside the brain.
+    labels : Tensor
+        int8, index in :data:`qsmflow.sim.head.LABELS` of the tissue that fills most of the voxel.
     """
 
     signal: Tensor
@@ -163,6 +165,7 @@ class MgreScan:
     magnitude: Tensor
     phase_offset: Tensor
     mask: Tensor
+    labels: Tensor
 
 
 def simulate_mgre(
@@ -172,6 +175,7 @@ def simulate_mgre(
     motion: MotionProfile | None = None,
     motion_model: str = "signal",
     seed: int = 0,
+    coil_seed: int | None = None,
     device=None,
 ) -> MgreScan:
     """Scan a digital head, S(TE) = m·exp(−TE·R2*)·exp(i·(φ0 + 2π·f·TE)) with f > 0 where the field is raised.
@@ -191,7 +195,9 @@ def simulate_mgre(
         A key of :data:`MOTION_MODELS`: ``"signal"`` moves the complex echoes (motion paper, Eq. 5),
         ``"field"`` moves the head, makes its field anew, and leaves coils and shim where they are (Eq. 4).
     seed : int
-        Of the coils and of the noise.
+        Of the noise.
+    coil_seed : int, optional
+        Of the coils; that of the noise unless given.
     device : torch.device, optional
         Where it is computed.
 
@@ -214,9 +220,8 @@ def simulate_mgre(
     >>> scan.signal.shape
     torch.Size([1, 12, 12, 12])
     """
-    generator = torch.Generator().manual_seed(seed)
     coils = Coils.draw(
-        generator,
+        torch.Generator().manual_seed(seed if coil_seed is None else coil_seed),
         receive_bias=protocol.receive_bias,
         transmit_bias=protocol.transmit_bias,
         phase_offset=protocol.phase_offset,
@@ -233,8 +238,11 @@ def simulate_mgre(
     if motion is not None:
         echoes = MOTION_MODELS[motion_model](echoes, scanner, subject, motion)
     echoes *= _readout_phases(protocol, device=echoes.device)
-    signal = _acquired(echoes, protocol.acquired_share, noise=noise, generator=generator)
-    return MgreScan(signal=signal, noise=noise, mask=mask, **truth)
+    signal = _acquired(echoes, protocol.acquired_share, noise=noise, seed=seed)
+    labels = build_head(
+        subject, shape=protocol.shape, affine=protocol.affine, maps=("labels",), device=device
+    ).labels
+    return MgreScan(signal=signal, noise=noise, mask=mask, labels=labels, **truth)
 
 
 @dataclass(frozen=True)
@@ -408,7 +416,10 @@ def _fine_echoes(maps: _FineMaps, echo_times: tuple[float, ...]) -> Iterator[Ten
 def _moved_signal(echoes: Tensor, scanner: _Scanner, subject: Subject, motion: MotionProfile) -> Tensor:
     protocol = scanner.protocol
     return move_echoes(
-        echoes, profile=motion, voxel_size=protocol.voxel_size, times=_times(protocol, echoes.device)
+        echoes,
+        profile=motion,
+        voxel_size=protocol.voxel_size,
+        times=line_times(protocol, device=echoes.device),
     )
 
 
@@ -423,14 +434,15 @@ def _moved_head(echoes: Tensor, scanner: _Scanner, subject: Subject, motion: Mot
         return scanner.echoes(_PosedHead.placed(protocol, subject, affine=affine, device=echoes.device))
 
     states = (state(pose) for pose in motion.poses)
-    return mix_states(states, profile=motion, times=_times(protocol, echoes.device))
+    return mix_states(states, profile=motion, times=line_times(protocol, device=echoes.device))
 
 
 #: How a moving head is simulated: by its complex echoes or by the head itself.
 MOTION_MODELS = {"signal": _moved_signal, "field": _moved_head}
 
 
-def _times(protocol: MgreProtocol, device) -> Tensor:
+def line_times(protocol: MgreProtocol, *, device=None) -> Tensor:
+    """When each line of k-space is acquired, see :func:`qsmflow.core.motion.acquisition_times`."""
     return acquisition_times(
         protocol.shape, readout_axis=protocol.readout_axis, order=protocol.acquisition_order, device=device
     )
@@ -448,14 +460,13 @@ def _readout_phases(protocol: MgreProtocol, *, device) -> Tensor:
     return torch.exp(1j * signs * (constant + linear * position).reshape(shape))
 
 
-def _acquired(
-    echoes: Tensor, shares: tuple[float, float, float], *, noise: float, generator: torch.Generator
-) -> Tensor:
+def _acquired(echoes: Tensor, shares: tuple[float, float, float], *, noise: float, seed: int) -> Tensor:
     """Echoes with white noise, of which only the central share of k-space along each axis is kept."""
     sizes = echoes.shape[1:]
     kept = [max(1, round(share * size)) for share, size in zip(shares, sizes, strict=True)]
     remaining = np.prod(kept) / np.prod(sizes)
     # randn of a complex dtype has variance 1/2 in each part.
+    generator = torch.Generator().manual_seed(seed)
     white = torch.randn(echoes.shape, generator=generator, dtype=torch.complex64).to(echoes.device)
     signal = echoes.add_(white, alpha=noise * float(np.sqrt(2 / remaining)))
     for axis, (size, number) in enumerate(zip(sizes, kept, strict=True), start=1):

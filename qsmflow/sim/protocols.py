@@ -52,7 +52,7 @@ PROTOCOLS = {
     "seven-tesla": _slab(
         (192, 224, 160), (1, 1, 1), _OBLIQUE, echo_times=_echoes(4, 5, 5), snr=100, **_SEVEN_TESLA
     ),
-    "example": _slab((64, 76, 58), (2.7, 2.7, 2.7), (-15, 12, 0), echo_times=_echoes(4, 5, 5)),
+    "example": _slab((60, 70, 47), (2.8, 2.8, 2.8), (-15, 12, 0), echo_times=_echoes(4, 5, 4), snr=80),
 }
 
 
@@ -91,11 +91,49 @@ def protocol(name: str, *, sloppy: bool = False, **changes) -> MgreProtocol:
     return replace(_sloppy(chosen) if sloppy else chosen, **changes)
 
 
+def with_slab(
+    full: MgreProtocol,
+    *,
+    shape: Sequence[int] | None = None,
+    voxel_size: Sequence[float] | None = None,
+    rotation: Sequence[float] | None = None,
+) -> MgreProtocol:
+    """A protocol with another slab about the same middle.
+
+    Parameters
+    ----------
+    full : MgreProtocol
+        What is kept of it: all but the slab.
+    shape : sequence of int, optional
+        Voxels; unless given, as many as fill the field of view.
+    voxel_size : sequence of float, optional
+        mm; that of the protocol unless given.
+    rotation : sequence of float, optional
+        Degrees about the scanner's x, y and z axes; the axes of the protocol unless given.
+
+    Returns
+    -------
+    MgreProtocol
+
+    Examples
+    --------
+    >>> with_slab(PROTOCOLS["classic"], voxel_size=(2, 2, 3), rotation=(0, 0, 0)).shape
+    (80, 80, 32)
+    """
+    edges = np.array(full.voxel_size)
+    voxel_size = edges if voxel_size is None else np.array(voxel_size, dtype=float)
+    if shape is None:
+        shape = np.maximum(np.rint(np.array(full.shape) * edges / voxel_size), 1)
+    shape = tuple(int(size) for size in shape)
+    center = full.affine[:3] @ [*(np.array(full.shape) - 1) / 2, 1]
+    affine = oblique_affine(shape, voxel_size=voxel_size, rotation=rotation or (0, 0, 0), center=center)
+    if rotation is None:
+        affine[:3, :3] = full.affine[:3, :3] / edges * voxel_size
+        affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return replace(full, shape=shape, affine=affine)
+
+
 def _sloppy(full: MgreProtocol) -> MgreProtocol:
     """Three echoes on 7 mm voxels with the axes, the middle and the field strength of a protocol."""
-    shape, edge = (30, 34, 24), 7.0
-    affine = full.affine.copy()
-    affine[:3, :3] *= edge / np.array(full.voxel_size)
-    affine[:3, 3] = full.affine[:3] @ [*(np.array(full.shape) - 1) / 2, 1]
-    affine[:3, 3] -= affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return replace(full, shape=shape, affine=affine, echo_times=full.echo_times[:3], supersampling=1)
+    slab = with_slab(full, shape=(30, 34, 24), voxel_size=(7, 7, 7))
+    return replace(slab, echo_times=full.echo_times[:3], supersampling=1)

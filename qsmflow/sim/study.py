@@ -8,7 +8,7 @@ import torch
 
 from qsmflow.core.motion import MotionProfile, RigidPose, draw_motion, scanner_matrix
 from qsmflow.sim.lesions import LesionCounts
-from qsmflow.sim.mgre import MgreProtocol, MgreScan, simulate_mgre
+from qsmflow.sim.mgre import MgreProtocol, MgreScan, line_times, simulate_mgre
 from qsmflow.sim.subject import Subject, draw_subject
 
 #: How far a head lies from where it lay in the session before: mm and degrees, along each axis.
@@ -222,9 +222,16 @@ def simulate_scan(study: Study, plan: Scan, *, subject: Subject, device=None) ->
             events=settings.events,
             translation=settings.translation,
             rotation=settings.rotation,
+            centre_time=float(line_times(protocol).flatten()[0]),
         )
     result = simulate_mgre(
-        protocol, subject=subject, motion=motion, motion_model=settings.model, seed=scan_seed, device=device
+        protocol,
+        subject=subject,
+        motion=motion,
+        motion_model=settings.model,
+        seed=scan_seed,
+        coil_seed=session_seed,
+        device=device,
     )
     return SimulatedScan(plan, protocol, motion, result)
 

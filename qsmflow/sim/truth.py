@@ -6,8 +6,12 @@ import numpy as np
 import torch
 
 from qsmflow.core.motion import scanner_matrix
-from qsmflow.sim.files import packed, write_image
+from qsmflow.sim.files import packed, write_image, write_text
+from qsmflow.sim.head import LABELS
 from qsmflow.sim.study import SimulatedScan, Study
+
+#: What stored values of each unit differ by: well below what noise or any method can tell apart.
+STEPS = {"ppm": 5e-5, "1/s": 0.05, "s": 1e-4, "Hz": 0.02, "rad": 2e-3, "arbitrary": 1.0}
 
 
 def write_truth(root: Path, scan: SimulatedScan, study: Study, *, magnitude_scale: float) -> None:
@@ -37,8 +41,10 @@ def write_truth(root: Path, scan: SimulatedScan, study: Study, *, magnitude_scal
         stem = folder / name.format(prefix=plan.prefix)
         write_image(stem, stored, protocol.affine, {**common, **sidecar}, slope=slope)
 
-    def write_map(name: str, image: torch.Tensor, sidecar: dict) -> None:
-        stored, slope = packed(torch.where(mask, image, torch.zeros_like(image)).cpu().numpy())
+    def write_map(name: str, image: torch.Tensor, sidecar: dict, *, coarser: int = 1) -> None:
+        inside = mask if image.ndim == 3 else mask[..., None]
+        values = torch.where(inside, image, torch.zeros_like(image)).cpu().numpy()
+        stored, slope = packed(values, step=coarser * STEPS[sidecar["Units"]])
         write(name, stored, sidecar, slope=slope)
 
     write("anat/{prefix}_desc-brain_mask", mask.cpu().numpy().astype(np.uint8), {"Type": "Brain"})
@@ -54,10 +60,21 @@ def write_truth(root: Path, scan: SimulatedScan, study: Study, *, magnitude_scal
         {"Units": "arbitrary", "NoiseStandardDeviation": magnitude_scale * result.noise},
     )
     write_map("anat/{prefix}_phaseoffset", result.phase_offset, {"Units": "rad"})
+    write_map("anat/{prefix}_fieldsteps", result.field_steps.movedim(0, -1), {"Units": "Hz"}, coarser=10)
+    labels = torch.where(mask, result.labels, 0).cpu().numpy().astype(np.uint8)
+    write("anat/{prefix}_dseg", labels, {})
+    write_text(folder / "anat" / f"{plan.prefix}_dseg.tsv", _lookup_table(labels))
     # A fieldmap is valid only beside a magnitude.
     for kind, image in {"total": result.total_field, "local": result.local_field}.items():
         write_map(f"fmap/{{prefix}}_desc-{kind}_fieldmap", image, {"Units": "Hz"})
-        write_map(f"fmap/{{prefix}}_desc-{kind}_magnitude", magnitude, {})
+        write_map(f"fmap/{{prefix}}_desc-{kind}_magnitude", magnitude, {"Units": "arbitrary"})
+
+
+def _lookup_table(labels: np.ndarray) -> str:
+    """What the labels that occur in a segmentation mean."""
+    present = set(np.unique(labels).tolist()) - {0}
+    rows = [f"{index}\t{name}\n" for name, index in LABELS.items() if index in present]
+    return "index\tname\n" + "".join(rows)
 
 
 def _sources(scan: SimulatedScan) -> list[str]:

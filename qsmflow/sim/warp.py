@@ -17,6 +17,9 @@ FIELD_ORIGIN, FIELD_SPACING, FIELD_SHAPE = (-108.0, -138.0, -207.0), 3.0, (72, 9
 #: mm between the knots that smooth functions on a grid are refined from.
 KNOT_SPACING = 4.0
 
+#: Template mm per mm of an average head: brains fitted to the template are larger than they are
+#: (Lancaster et al. 2007, 10.1002/hbm.20345).
+MEAN_STRETCH = 1.06
 #: Displacement of a head: wavelength of the band in mm, its bandwidth in 1/mm, and SD along each axis in mm.
 WARP_BANDS = ((np.inf, 1 / 140, 2.4), (48.0, 0.005, 1.2), (20.0, 0.006, 0.35))
 #: The Jacobian determinant of a warp is nowhere less than this.
@@ -120,7 +123,7 @@ def draw_warp(generator: torch.Generator, *, spread: float = 1.0) -> Warp:
     generator : torch.Generator
         On the CPU.
     spread : float
-        Factor on all of them; 0 is the template itself.
+        Factor on all of them; 0 is the template itself, in the size of an average head.
 
     Returns
     -------
@@ -132,7 +135,7 @@ def draw_warp(generator: torch.Generator, *, spread: float = 1.0) -> Warp:
     >>> bool(warp.jacobian().min() > 0.3)
     True
     """
-    stretch = torch.exp(0.035 * spread * torch.randn(3, generator=generator).clamp(-2, 2))
+    stretch = MEAN_STRETCH * torch.exp(0.035 * spread * torch.randn(3, generator=generator).clamp(-2, 2))
     field = draw_smooth_fields(generator, WARP_BANDS, channels=3)
     widening = 1 - torch.exp(-spread * (0.1 + 0.22 * torch.randn((), generator=generator)).clamp(-0.3, 0.5))
     values = spread * field.values + _ventricle_widening(field, widening)

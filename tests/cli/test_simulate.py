@@ -3,6 +3,7 @@
 import json
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from qsmflow.cli import simulate
@@ -21,7 +22,8 @@ def test_every_flag_reaches_the_study():
         *["--motion-model", "field", "--motion-events", "1", "4"],
         *["--max-translation", "2.5", "--max-rotation", "1", "--phase-scaling", "signed"],
         *["--echo-times", "0.003", "0.008", "--field-strength", "7"],
-        *["--snr", "40", "--readout", "bipolar", "--sloppy"],
+        *["--snr", "40", "--readout", "bipolar", "--sloppy", "--acquired-share", "1", "0.8", "0.7"],
+        *["--matrix", "20", "22", "24", "--voxel-size", "6", "7", "8", "--rotation", "0", "0", "90"],
     )
     assert [plan.prefix for plan in made.scans] == ["sub-01_ses-01", "sub-02_ses-01"]
     assert all(plan.moves for plan in made.scans)
@@ -30,6 +32,8 @@ def test_every_flag_reaches_the_study():
     assert (lesions.microbleeds, lesions.calcifications, lesions.iron_lesions) == (3, 1, 2)
     assert (motion.model, motion.events, motion.translation, motion.rotation) == ("field", (1, 4), 2.5, 1.0)
     assert (protocol.echo_times, protocol.field_strength) == ((0.003, 0.008), 7.0)
+    assert (protocol.shape, protocol.acquired_share) == ((20, 22, 24), (1.0, 0.8, 0.7))
+    np.testing.assert_allclose(protocol.affine[:3, :3], [[0, -7, 0], [6, 0, 0], [0, 0, 8]], atol=1e-9)
     assert (protocol.snr, protocol.readout) == (40.0, "bipolar")
 
 
@@ -41,6 +45,8 @@ def test_every_flag_reaches_the_study():
         (["--echo-times", "-1"], "greater than 0"),
         (["--motion-events", "3", "2"], "must not be the larger"),
         (["--example", "--subjects", "2", "--motion", "only"], "leave out --subjects, --motion"),
+        (["--echo-times", "0.01", "0.005"], "echo times must increase"),
+        (["--acquired-share", "1", "1", "2"], "acquired shares"),
         (["--unknown"], "unrecognized"),
     ],
 )

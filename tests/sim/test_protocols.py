@@ -3,9 +3,10 @@ import pytest
 
 from qsmflow.core.dipole import b0_direction
 from qsmflow.sim.protocols import CENTER, PROTOCOLS, protocol
+from qsmflow.sim.warp import MEAN_STRETCH
 
 #: The brain in head space, mm.
-BRAIN = ((-70, -106, -50), (70, 74, 80))
+BRAIN = np.array(((-70, -106, -50), (70, 74, 80))) / MEAN_STRETCH
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -12,7 +12,7 @@ from qsmflow.sim.study import REPOSITIONING, MotionSettings, Scan, Study, cohort
 @pytest.fixture(scope="module")
 def study() -> Study:
     affine = oblique_affine((12, 14, 12), voxel_size=(14, 14, 14), center=(0, -18, 5))
-    protocol = MgreProtocol(shape=(12, 14, 12), affine=affine, echo_times=(0.004, 0.009))
+    protocol = MgreProtocol(shape=(12, 14, 12), affine=affine, echo_times=(0.004, 0.009), supersampling=1)
     return Study(protocol, cohort(subjects=2, sessions=2, motion="paired"))
 
 
