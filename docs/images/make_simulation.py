@@ -22,7 +22,7 @@ from qsmflow.sim.protocols import protocol
 from qsmflow.sim.subject import draw_subject
 
 SEEDS = (1, 2, 3, 4, 5)
-MOTION_SEED = 3
+MOTION_SEED = 7
 AMPLITUDES = (0.0, 1.0, 2.5, 5.0)
 SCAN = protocol("seven-tesla", field_strength=3.0, transmit_bias=0.1, phase_offset=1.0)
 
@@ -42,9 +42,9 @@ def draw_head(scan: MgreScan, out: Path) -> None:
     mask, bright = scan.mask.numpy(), 2.2 * float(scan.signal[0][scan.mask].abs().mean())
     panels = {
         f"Magnitude, {1e3 * SCAN.echo_times[0]:g} ms": (scan.signal[0].abs().numpy(), (0, bright)),
-        f"Magnitude, {1e3 * SCAN.echo_times[-1]:g} ms": (scan.signal[-1].abs().numpy(), (0, bright)),
+        f"Magnitude, {1e3 * SCAN.echo_times[-1]:g} ms": (scan.signal[-1].abs().numpy(), (0, 0.6 * bright)),
         f"Phase, {1e3 * SCAN.echo_times[2]:g} ms": (scan.signal[2].angle().numpy(), (-np.pi, np.pi)),
-        "Total field, ±150 Hz": (np.where(mask, scan.total_field, 0), (-150, 150)),
+        "Total field, ±80 Hz": (np.where(mask, scan.total_field, 0), (-80, 80)),
         "Local field, ±6 Hz": (np.where(mask, scan.local_field, 0), (-6, 6)),
         "χ, −0.1 to 0.2 ppm": (np.where(mask, scan.susceptibility, 0), (-0.1, 0.2)),
         "R2*, 0 to 60 1/s": (np.where(mask, scan.r2star, 0), (0, 60)),

@@ -1,8 +1,9 @@
-"""What the tissues of a digital head are made of: published values of adults, and subjects drawn from them.
+"""What the tissues of a digital head are made of: means and spread over adults, and subjects drawn from them.
 
 Values are those at 3 T; :meth:`TissueSample.at` takes them to another field strength. A :class:`Spread` is
 the spread of subjects' means over healthy adults of 20 to 80 years (over lesions, for lesions); how a
-property varies inside one tissue of one subject is its texture.
+property varies inside one tissue of one subject is its texture. What of it is published and what estimated
+stands with the tables.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 #: Field strength that the table is for, T.
 REFERENCE_FIELD = 3.0
 
-#: Correlation over subjects of susceptibility and R2* in tissues whose iron makes both.
+#: Correlation over subjects of susceptibility and R2* in tissues whose iron makes both; an estimate.
 _IRON_CORRELATION = 0.7
 
 #: R2* never falls below this share of its value at 3 T, however weak the field.
@@ -32,11 +33,11 @@ class Spread:
     Parameters
     ----------
     mean : float
-        Of the published subject means.
+        Over subjects.
     deviation : float
         Standard deviation between subjects.
     lower, upper : float
-        What the published subject means lie between.
+        What the means of all subjects lie between.
 
     Raises
     ------
@@ -112,7 +113,7 @@ class Tissue:
     chemical_shift : float
         ppm of frequency against water, without a susceptibility that would cause it.
     references : tuple of str
-        DOIs of where the values stand.
+        DOIs of where the means stand.
     """
 
     susceptibility: Spread
@@ -168,7 +169,7 @@ def draw_tissues(generator: torch.Generator, *, spread: float = 1.0) -> dict[str
     generator : torch.Generator
         On the CPU; four numbers a tissue are taken from it, whatever the spread.
     spread : float
-        0 gives the published means, 1 the published spread, more than 1 a wider one for training:
+        0 gives the means, 1 the spread of adults, more than 1 a wider one for training:
         deviations and bounds grow by this factor while R2*, proton density and T1 stay positive.
 
     Returns
@@ -214,60 +215,91 @@ def _draw_tissue(tissue: Tissue, normal: Sequence[float], *, spread: float) -> T
     )
 
 
-# Where the values stand. The means of susceptibility are those of the head phantom of the QSM challenge 2.0.
+# What is published. Susceptibility in ppm against water unless said, mean ± deviation between subjects.
+# Head phantom of the QSM challenge 2.0, one subject; its nigra holds the subthalamic nucleus.
 _CHALLENGE = "10.1002/mrm.28716"
+# Air 0.36, water -9.05.
 _AIR = "10.1118/1.597854"
+# Skull -2.1 ± 0.6, teeth -3.3 ± 1.2 against soft tissue.
 _BONE = "10.1002/mrm.25350"
-# Susceptibility and R2* of the deep nuclei from youth to old age, and across sites and field strengths.
-_LIFESPAN = "10.1002/hbm.22360"
-_DEEP_AGE = "10.1002/hbm.25569"
-_DEEP_SITES = "10.3389/fnins.2020.607705"
-_MIDBRAIN = "10.1371/journal.pone.0162460"
-# Deoxygenated red cells are 4π·0.27 ppm above oxygenated ones.
-_BLOOD = "10.1002/mrm.1072"
-_BLOOD_R2STAR = "10.1002/mrm.21342"
-_BLOOD_T1 = "10.1002/mrm.20178"
-_MICROBLEED = "10.1148/radiol.11110251"
-_RIM = "10.3174/ajnr.A6071"
-# R2* at 1.5, 3 and 7 T; of the basal ganglia; of the midbrain.
+# Caudate, putamen, pallidum, thalamus of adults, against references that differ from study to study:
+_DEEP = (
+    _CHALLENGE,
+    # 0.042, 0.041, 0.125, -0.003 (95 of 21 to 58 years, 3 T)
+    "10.21037/qims-21-87",
+    # 0.042, 0.038, 0.082, 0.023 (42 of 25 to 78 years, 3 T)
+    "10.1002/nbm.3366",
+    # 0.089, 0.088, 0.191, 0.012 (183 of 20 to 69 years, 1.5 T)
+    "10.1016/j.neuroimage.2015.07.050",
+    # about 0.025, 0.018, 0.105, 0.006 (age courses of 498, at 25 to 30 years, 3 T)
+    "10.1002/hbm.25569",
+)
+# Subthalamic nucleus 0.06, substantia nigra 0.10.
+_SUBTHALAMIC = "10.1002/hbm.21404"
+# Blood: 4π (0.273 · haematocrit · deoxygenated share - 0.008); the brain extracts 37 ± 4 % of the oxygen.
+_BLOOD = "10.1002/mrm.23282"
+_EXTRACTION = "10.1002/mrm.22556"
+# Haematomas from fresh to old 0.57, 1.30, 1.14, 0.40 and, the chronic ones, 0.71 ± 0.31.
+_HAEMATOMA = "10.1002/jmri.25143"
+# What is below -0.10 to -0.15 in a choroid plexus is calcified on CT.
+_PLEXUS = "10.64898/2026.05.26.26354154"
+# Lesions of the first years 0.038 ± 0.013 above white matter; a rim is above the mean of its lesion.
+_DEMYELINATED = "10.1148/radiol.13130353"
+# R2* at 3 T: grey matter 15.2, white 18.8, caudate 24.2, putamen 31.7; also at 1.5 and 7 T.
 _R2STAR = "10.1016/j.mri.2007.02.014"
-_R2STAR_DEEP = "10.1002/hbm.20698"
-_R2STAR_MIDBRAIN = "10.1371/journal.pone.0031748"
-# T1 at 1.5, 3 and 7 T; at 3 T of many tissues; of deep nuclei.
+# R2 + R2': pallidum 37.8, prefrontal cortex 17.8, frontal white matter 21.9.
+_R2STAR_IRON = "10.1148/radiology.210.3.r99fe41759"
+# Blood of which 39 % is deoxygenated: about 50.
+_R2STAR_BLOOD = "10.1002/mrm.21342"
+# Water: white matter 0.691 ± 0.017 and 0.71, grey matter 0.837 ± 0.012 and 0.83, CSF 1.
+_WATER = "10.3389/fneur.2019.01333"
+_WATER_T2 = "10.1002/mrm.1910370107"
+# T1 in s at 3 T: white 0.838 ± 0.050, grey 1.607 ± 0.112, caudate 1.395 ± 0.049, putamen 1.332 ± 0.068;
 _T1 = "10.1007/s10334-008-0104-8"
-_T1_TISSUES = "10.1002/mrm.20605"
-_T1_DEEP = "10.1002/1522-2594(200101)45:1<71::AID-MRM1011>3.0.CO;2-2"
+# white 0.887, grey 1.30, CSF 4.3 ± 0.2;
+_T1_FIELD = "10.1002/mrm.21122"
+# white 0.832, grey 1.331;
+_T1_3T = "10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L"
+# muscle 1.42 ± 0.04; muscle 0.90 ± 0.03, subcutaneous fat 0.382 ± 0.013;
+_T1_LIMB = "10.2214/ajr.183.2.1830343"
+_T1_BODY = "10.1148/radiol.2303021331"
+# venous blood 1.65 in the sagittal sinus, 1.58 in vitro (1.85 ± 0.10 in the jugular vein: PubMed 21500258).
+_T1_SINUS = "10.1002/mrm.24550"
+_T1_BLOOD = "10.1002/mrm.20178"
 
-# One property a table, one tissue a line: mean, deviation, lower and upper bound, references. Means are those
-# of the first reference or lie between the named ones; deviations and bounds are estimates of what subjects
-# of all adult ages span, not copied from one table. Where no reference stands the mean is an estimate too.
+# One property a table, one tissue a line: mean, deviation, lower and upper bound, references. The mean is
+# within two deviations of the first reference's, given above, or lies between those of several; where no
+# reference stands it is our estimate. Deviations and bounds are our estimates; bounds hold the means of the
+# references, in healthy adults with two deviations on either side.
 
 _SUSCEPTIBILITY = {
     "air": (9.4, 0.0, 9.4, 9.4, _AIR),
-    "bone": (-2.1, 0.25, -2.7, -1.5, _BONE, _CHALLENGE),
+    "bone": (-2.1, 0.25, -3.3, -0.9, _BONE, _CHALLENGE),
     "muscle": (0.0, 0.01, -0.03, 0.03, _CHALLENGE),
-    "fat": (0.3, 0.15, 0.019, 0.65, _CHALLENGE),
+    # From the phantom's value to what lipid is taken to have.
+    "fat": (0.3, 0.15, 0.019, 0.70, _CHALLENGE),
     "skin": (0.0, 0.01, -0.03, 0.03),
     "csf": (0.019, 0.005, 0.005, 0.035, _CHALLENGE),
     "eye": (0.0, 0.005, -0.015, 0.015),
-    "white matter": (-0.030, 0.007, -0.050, -0.012, _CHALLENGE, _LIFESPAN),
-    "corpus callosum": (-0.035, 0.008, -0.060, -0.015, _LIFESPAN),
-    "optic radiation": (-0.042, 0.008, -0.065, -0.022, _LIFESPAN),
-    "grey matter": (0.020, 0.006, 0.004, 0.040, _CHALLENGE, _LIFESPAN),
-    "caudate": (0.044, 0.012, 0.015, 0.085, _CHALLENGE, _LIFESPAN, _DEEP_AGE, _DEEP_SITES),
-    "putamen": (0.038, 0.015, 0.005, 0.100, _CHALLENGE, _LIFESPAN, _DEEP_AGE, _DEEP_SITES),
-    "globus pallidus": (0.131, 0.022, 0.075, 0.200, _CHALLENGE, _LIFESPAN, _DEEP_AGE, _DEEP_SITES),
-    "thalamus": (0.020, 0.010, -0.010, 0.045, _CHALLENGE, _DEEP_AGE, _DEEP_SITES),
-    "subthalamic nucleus": (0.111, 0.025, 0.050, 0.180, _CHALLENGE),
-    "red nucleus": (0.100, 0.025, 0.040, 0.170, _CHALLENGE, _LIFESPAN, _DEEP_SITES),
-    "substantia nigra": (0.111, 0.025, 0.055, 0.180, _CHALLENGE, _LIFESPAN, _DEEP_SITES, _MIDBRAIN),
-    "dentate": (0.152, 0.028, 0.070, 0.210, _CHALLENGE, _LIFESPAN, _DEEP_SITES),
-    # From 0.19, the phantom's, to a haematocrit of 0.45 from which 36 % of the oxygen is taken.
-    "vein": (0.40, 0.06, 0.19, 0.55, _CHALLENGE, _BLOOD),
+    "white matter": (-0.030, 0.007, -0.050, -0.012, _CHALLENGE),
+    "corpus callosum": (-0.035, 0.008, -0.060, -0.015),
+    "optic radiation": (-0.042, 0.008, -0.065, -0.022),
+    "grey matter": (0.020, 0.006, 0.004, 0.040, _CHALLENGE),
+    "caudate": (0.044, 0.012, 0.000, 0.115, *_DEEP),
+    "putamen": (0.038, 0.015, -0.012, 0.120, *_DEEP),
+    "globus pallidus": (0.131, 0.022, 0.035, 0.240, *_DEEP),
+    "thalamus": (0.020, 0.010, -0.025, 0.045, *_DEEP),
+    "subthalamic nucleus": (0.090, 0.025, 0.010, 0.180, _CHALLENGE, _SUBTHALAMIC),
+    "red nucleus": (0.100, 0.025, 0.040, 0.170, _CHALLENGE),
+    "substantia nigra": (0.111, 0.025, 0.050, 0.180, _CHALLENGE, _SUBTHALAMIC),
+    "dentate": (0.152, 0.028, 0.070, 0.210, _CHALLENGE),
+    # Of haematocrit 0.42, arteries 2 % deoxygenated.
+    "vein": (0.45, 0.06, 0.19, 0.65, _BLOOD, _EXTRACTION),
     "pineal gland": (-0.40, 0.25, -1.2, -0.10),
-    "microbleed": (0.80, 0.35, 0.25, 2.0, _MICROBLEED),
-    "calcification": (-0.80, 0.45, -2.5, -0.15, _BONE),
-    "iron lesion": (0.05, 0.02, 0.01, 0.12, _RIM),
+    "microbleed": (0.71, 0.31, 0.08, 1.96, _HAEMATOMA),
+    # Between what is just seen in a choroid plexus and teeth.
+    "calcification": (-0.80, 0.45, -3.3, -0.10, _PLEXUS, _BONE),
+    "iron lesion": (0.05, 0.02, 0.008, 0.12, _DEMYELINATED),
 }
 
 _R2STARS = {
@@ -278,19 +310,19 @@ _R2STARS = {
     "skin": (45.0, 8.0, 25.0, 70.0),
     "csf": (2.0, 0.5, 1.0, 4.0),
     "eye": (2.5, 0.5, 1.5, 4.0),
-    "white matter": (19.5, 1.3, 16.0, 23.0, _R2STAR),
+    "white matter": (19.5, 1.3, 16.0, 25.0, _R2STAR, _R2STAR_IRON),
     "corpus callosum": (19.5, 1.3, 16.0, 23.0),
-    "optic radiation": (22.5, 1.6, 18.5, 27.0),
-    "grey matter": (15.2, 1.2, 12.0, 18.5, _R2STAR),
-    "caudate": (24.0, 2.5, 18.5, 31.0, _R2STAR, _R2STAR_DEEP, _DEEP_AGE),
-    "putamen": (27.0, 3.5, 20.0, 38.0, _R2STAR, _R2STAR_DEEP, _DEEP_AGE),
-    "globus pallidus": (38.0, 4.5, 28.0, 50.0, _R2STAR_DEEP, _DEEP_AGE),
-    "thalamus": (21.0, 1.6, 17.0, 25.5, _R2STAR_DEEP, _DEEP_AGE),
+    "optic radiation": (27.0, 1.6, 20.0, 33.0),
+    "grey matter": (15.2, 1.2, 12.0, 21.0, _R2STAR, _R2STAR_IRON),
+    "caudate": (24.0, 2.5, 18.5, 31.0, _R2STAR),
+    "putamen": (30.0, 3.5, 20.0, 39.0, _R2STAR),
+    "globus pallidus": (38.0, 4.5, 28.0, 50.0, _R2STAR_IRON),
+    "thalamus": (21.0, 1.6, 17.0, 25.5),
     "subthalamic nucleus": (35.0, 4.5, 25.0, 46.0),
-    "red nucleus": (33.0, 4.0, 24.0, 43.0, _R2STAR_MIDBRAIN),
-    "substantia nigra": (36.0, 4.5, 26.0, 47.0, _R2STAR_MIDBRAIN, _MIDBRAIN),
+    "red nucleus": (33.0, 4.0, 24.0, 43.0),
+    "substantia nigra": (36.0, 4.5, 26.0, 47.0),
     "dentate": (30.0, 4.0, 21.0, 40.0),
-    "vein": (42.0, 6.0, 30.0, 60.0, _BLOOD_R2STAR),
+    "vein": (48.0, 7.0, 30.0, 66.0, _R2STAR_BLOOD),
     "pineal gland": (80.0, 20.0, 40.0, 140.0),
     "microbleed": (150.0, 40.0, 80.0, 250.0),
     "calcification": (120.0, 35.0, 50.0, 220.0),
@@ -303,12 +335,12 @@ _PROTON_DENSITY = {
     "muscle": (0.75, 0.02, 0.70, 0.80),
     "fat": (0.90, 0.03, 0.80, 1.0),
     "skin": (0.70, 0.03, 0.60, 0.80),
-    "csf": (1.0, 0.01, 0.97, 1.02, _CHALLENGE),
+    "csf": (1.0, 0.01, 0.97, 1.02, _WATER),
     "eye": (0.98, 0.01, 0.95, 1.0),
-    "white matter": (0.70, 0.015, 0.66, 0.74, _CHALLENGE),
+    "white matter": (0.70, 0.015, 0.655, 0.745, _WATER, _WATER_T2),
     "corpus callosum": (0.69, 0.015, 0.65, 0.73),
     "optic radiation": (0.71, 0.015, 0.67, 0.75),
-    "grey matter": (0.82, 0.015, 0.78, 0.86, _CHALLENGE),
+    "grey matter": (0.83, 0.015, 0.79, 0.87, _WATER, _WATER_T2),
     "caudate": (0.82, 0.015, 0.78, 0.86),
     "putamen": (0.82, 0.015, 0.78, 0.86),
     "globus pallidus": (0.74, 0.02, 0.69, 0.79),
@@ -327,31 +359,31 @@ _PROTON_DENSITY = {
 _T1S = {
     "air": (1.0, 0.0, 1.0, 1.0),
     "bone": (0.40, 0.04, 0.30, 0.50),
-    "muscle": (1.42, 0.05, 1.30, 1.55, _T1_TISSUES),
-    "fat": (0.38, 0.02, 0.33, 0.43),
+    "muscle": (1.42, 0.05, 0.80, 1.55, _T1_LIMB, _T1_BODY),
+    "fat": (0.38, 0.02, 0.33, 0.43, _T1_BODY),
     "skin": (0.90, 0.08, 0.70, 1.10),
-    "csf": (4.2, 0.12, 3.9, 4.5),
+    "csf": (4.3, 0.2, 3.9, 4.7, _T1_FIELD),
     "eye": (4.0, 0.15, 3.6, 4.4),
-    "white matter": (0.90, 0.05, 0.79, 1.08, _T1, _T1_TISSUES),
+    "white matter": (0.87, 0.05, 0.73, 1.08, _T1, _T1_FIELD, _T1_3T),
     "corpus callosum": (0.85, 0.05, 0.74, 1.00),
-    "optic radiation": (0.88, 0.05, 0.77, 1.02),
-    "grey matter": (1.61, 0.10, 1.38, 1.84, _T1, _T1_TISSUES),
+    "optic radiation": (0.80, 0.05, 0.68, 0.95),
+    "grey matter": (1.61, 0.10, 1.10, 1.84, _T1, _T1_FIELD, _T1_3T),
     "caudate": (1.395, 0.05, 1.28, 1.51, _T1),
     "putamen": (1.33, 0.07, 1.18, 1.48, _T1),
-    "globus pallidus": (1.04, 0.05, 0.92, 1.16, _T1_DEEP),
-    "thalamus": (1.22, 0.06, 1.08, 1.36, _T1_DEEP),
+    "globus pallidus": (1.04, 0.05, 0.92, 1.16),
+    "thalamus": (1.22, 0.06, 1.08, 1.36),
     "subthalamic nucleus": (1.12, 0.06, 0.98, 1.26),
-    "red nucleus": (1.10, 0.06, 0.96, 1.24, _T1_DEEP),
-    "substantia nigra": (1.15, 0.06, 1.01, 1.29, _T1_DEEP),
+    "red nucleus": (1.10, 0.06, 0.96, 1.24),
+    "substantia nigra": (1.15, 0.06, 1.01, 1.29),
     "dentate": (1.15, 0.06, 1.01, 1.29),
-    "vein": (1.65, 0.08, 1.50, 1.90, _BLOOD_T1),
+    "vein": (1.65, 0.08, 1.42, 2.06, _T1_SINUS, _T1_BLOOD),
     "pineal gland": (1.0, 0.08, 0.80, 1.20),
     "microbleed": (1.0, 0.08, 0.80, 1.20),
     "calcification": (1.0, 0.08, 0.80, 1.20),
     "iron lesion": (1.35, 0.10, 1.10, 1.60),
 }
 
-# Standard deviation of the susceptibility within a tissue, ppm.
+# Standard deviation of the susceptibility within a tissue, ppm; estimates.
 _TEXTURE = {
     **{"bone": 0.05, "muscle": 0.02, "fat": 0.02, "skin": 0.01, "csf": 0.002, "vein": 0.005},
     **{"white matter": 0.010, "corpus callosum": 0.008, "optic radiation": 0.008, "grey matter": 0.010},
@@ -360,21 +392,23 @@ _TEXTURE = {
     **{"pineal gland": 0.10, "microbleed": 0.10, "calcification": 0.10, "iron lesion": 0.010},
 }
 
-# R2* that does not grow with the field, 1/s: what the lines through the R2* of grey and of white matter at
-# 1.5, 3 and 7 T leave at 0 T. The rest of a tissue's R2* is in proportion to B0. Fluids do not grow.
-_FIELDLESS_R2STAR = 5.5
+# R2* that does not grow with the field, 1/s: lines through the published R2* of grey matter, white matter,
+# caudate and putamen at 1.5, 3 and 7 T leave 6 to 8 at 0 T. The rest is in proportion to B0; fluids do not
+# grow.
+_FIELDLESS_R2STAR = 6.5
 _FLUIDS = {"air", "csf", "eye"}
-# That of venous blood grows faster; an estimate, from 40 1/s at 3 T and 135 1/s at 7 T.
-_R2STAR_PER_TESLA = {"vein": 24.0}
+# That of venous blood grows faster; an estimate, to 135 1/s at 7 T.
+_R2STAR_PER_TESLA = {"vein": 22.0}
 
-# 1/s per ppm at 3 T of the susceptibility that iron makes.
+# 1/s per ppm at 3 T of the susceptibility that iron makes; an estimate.
 _R2STAR_PER_PPM = 120.0
 _IRON_RICH = {
     *("grey matter", "caudate", "putamen", "globus pallidus", "thalamus", "subthalamic nucleus"),
     *("red nucleus", "substantia nigra", "dentate", "iron lesion"),
 }
 
-# Slopes of ln T1 over ln B0 from 1.5 to 7 T; deep nuclei as caudate and putamen, blood from 3 to 7 T.
+# Slopes of ln T1 over ln B0: white and grey matter, caudate and putamen from 1.5 to 7 T and blood from 3 to
+# 7 T as published; other deep nuclei as those two, the rest estimates.
 _DEEP_T1_EXPONENT = 0.27
 _T1_EXPONENT = {
     **{"air": 0.0, "csf": 0.0, "eye": 0.0, "bone": 0.0, "fat": 0.25, "muscle": 0.35, "skin": 0.3},

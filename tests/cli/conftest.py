@@ -11,6 +11,7 @@ from qsmflow.cli.run import main
 from qsmflow.sim.dataset import write_dataset
 from qsmflow.sim.grids import oblique_affine
 from qsmflow.sim.mgre import MgreProtocol
+from qsmflow.sim.study import Study, cohort
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +30,10 @@ def small_dataset(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("input") / "small"
     shape = (40, 46, 37)
     affine = oblique_affine(shape, voxel_size=(4, 4, 4), rotation=(-15, 12, 0), center=(0, -18, 2))
-    protocol = MgreProtocol(shape=shape, affine=affine, echo_times=(0.003, 0.006, 0.009, 0.012))
-    write_dataset(folder, protocol=protocol, seed=1)
+    times = (0.003, 0.006, 0.009, 0.012)
+    protocol = MgreProtocol(shape=shape, affine=affine, echo_times=times, supersampling=2)
+    for _ in write_dataset(folder, Study(protocol, cohort())):
+        pass
     return folder
 
 
