@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/forward_model.py [BIDS_DIR]
 
-Reads the files with nibabel and numpy only. For each scan that did not move it prints
+Reads the files with nibabel, numpy and scipy only. For each scan that did not move it prints
 - the share of brain voxels, all and two voxels inside the mask, whose raw signal differs from
   S0 exp(-TE R2*) exp(i(phi0 + 2 pi f TE)) sinc(g1 TE) sinc(g2 TE) sinc(g3 TE) by less than three standard
   deviations of the noise, for the first and the last echo (98.9 % if nothing but noise differs), and the
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy import fft
 from scipy.ndimage import binary_erosion
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "bids_examples" / "digital_heads"
@@ -31,17 +32,24 @@ def sidecar(path: Path) -> dict:
 
 
 def dipole_field(chi: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Field of chi by the dipole kernel in k-space on a grid padded to twice its size."""
+    """Field of chi by the dipole kernel in k-space on a grid padded to twice its size.
+
+    Each voxel is a uniform cube of 2 x 2 x 2 finer ones, over which the field is averaged: on voxels
+    themselves, the kernel of an oblique field jumps at the ends of k-space and rings.
+    """
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     b = affine[2, :3] / edges
-    shape = [2 * size for size in chi.shape]
-    k = np.meshgrid(*(np.fft.fftfreq(n, edge) for n, edge in zip(shape, edges, strict=True)), indexing="ij")
+    fine = chi.repeat(2, 0).repeat(2, 1).repeat(2, 2).astype(np.float32)
+    shape = [2 * size for size in fine.shape]
+    axes = [np.fft.fftfreq(n, edge / 2) for n, edge in zip(shape[:2], edges[:2], strict=True)]
+    axes.append(np.fft.rfftfreq(shape[2], edges[2] / 2))
+    k = np.meshgrid(*(axis.astype(np.float32) for axis in axes), indexing="ij", sparse=True)
     squared = sum(axis**2 for axis in k)
     squared[0, 0, 0] = 1
     kernel = 1 / 3 - sum(axis * part for axis, part in zip(k, b, strict=True)) ** 2 / squared
     kernel[0, 0, 0] = 0
-    field = np.fft.ifftn(kernel * np.fft.fftn(chi, shape)).real
-    return field[tuple(slice(size) for size in chi.shape)]
+    field = fft.irfftn(kernel * fft.rfftn(fine, shape), shape)[tuple(slice(size) for size in fine.shape)]
+    return field.reshape(*(part for size in chi.shape for part in (size, 2))).mean(axis=(1, 3, 5))
 
 
 def check(chi_path: Path, root: Path) -> None:

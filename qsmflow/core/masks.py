@@ -37,10 +37,10 @@ def brain_mask(
     *,
     voxel_size: Sequence[float],
     relative_threshold: float = 0.5,
-    fat_threshold: float = 1.3,
+    fat_threshold: float = 1.25,
     core_radius: float = 16.0,
     ball_radius: float = 12.0,
-    bridge_radius: float = 4.0,
+    bridge_radius: float = 3.0,
 ) -> Tensor:
     """Brain of a gradient-echo magnitude, with or without scalp around it.
 
@@ -110,7 +110,9 @@ def brain_mask(
 
     even = coarse / _local_mean(coarse, tissue, voxel_size=size)
     first = _thickest_part(tissue & (even > relative_threshold), voxel_size=size, **radii)
-    even = even / _local_mean(even, tissue & first, voxel_size=size)
+    even = coarse
+    for _ in range(2):  # the second time for what a mean within 2 cm lags behind near the surface
+        even = even / _local_mean(even, tissue & first, voxel_size=size)
     fat = _opened(even > fat_threshold, 3.0, size)
     brain[box] = _thickest_part(tissue & (even > relative_threshold) & ~fat, voxel_size=size, **radii)
     fine = interpolate(

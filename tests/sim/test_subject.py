@@ -3,6 +3,7 @@ import torch
 
 from qsmflow.sim.lesions import LesionCounts
 from qsmflow.sim.subject import VARIATIONS, draw_subject
+from qsmflow.sim.warp import MEAN_STRETCH
 
 
 @pytest.fixture(scope="module")
@@ -34,5 +35,5 @@ def test_variations_have_unit_deviation(subject):
 
 def test_no_spread_means_average_sizes():
     average = draw_subject(4, spread=0)
-    assert average.warp.stretch == (1, 1, 1)
+    assert average.warp.stretch == pytest.approx((MEAN_STRETCH,) * 3)
     assert average.build.frontal == (1, 1)
