@@ -103,18 +103,16 @@ def brain_mask(
     coarse = avg_pool3d(magnitude[None].float(), factor, ceil_mode=True, count_include_pad=False)[0]
     coarse = coarse.cpu().numpy()
     tissue = _tissue(coarse, relative_threshold=relative_threshold)
-    brain = np.zeros_like(tissue)
     box = _roomy_box(tissue)
-    coarse, tissue = coarse[box], tissue[box]
-    radii = {"core_radius": core_radius, "ball_radius": ball_radius, "bridge_radius": bridge_radius}
-
-    even = coarse / _local_mean(coarse, tissue, voxel_size=size)
-    first = _thickest_part(tissue & (even > relative_threshold), voxel_size=size, **radii)
-    even = coarse
-    for _ in range(2):  # the second time for what a mean within 2 cm lags behind near the surface
-        even = even / _local_mean(even, tissue & first, voxel_size=size)
-    fat = _opened(even > fat_threshold, 3.0, size)
-    brain[box] = _thickest_part(tissue & (even > relative_threshold) & ~fat, voxel_size=size, **radii)
+    brain = np.zeros_like(tissue)
+    brain[box] = _brain(
+        coarse[box],
+        tissue[box],
+        voxel_size=size,
+        relative_threshold=relative_threshold,
+        fat_threshold=fat_threshold,
+        radii=(core_radius, ball_radius, bridge_radius),
+    )
     fine = interpolate(
         torch.from_numpy(brain).float()[None, None],
         scale_factor=[float(step) for step in factor],
@@ -131,20 +129,38 @@ def _tissue(magnitude: np.ndarray, *, relative_threshold: float) -> np.ndarray:
     return magnitude > min(threshold, relative_threshold * np.median(magnitude[magnitude > threshold]))
 
 
+def _brain(
+    magnitude: np.ndarray,
+    tissue: np.ndarray,
+    *,
+    voxel_size: Sequence[float],
+    relative_threshold: float,
+    fat_threshold: float,
+    radii: tuple[float, float, float],
+) -> np.ndarray:
+    """The brain in the tissue, whatever the sensitivity of the coil does to its intensity."""
+    relative = magnitude / _local_mean(magnitude, tissue, voxel_size=voxel_size)
+    mostly = _thickest_part(tissue & (relative > relative_threshold), voxel_size=voxel_size, radii=radii)
+    relative = magnitude
+    for _ in range(2):  # Near the surface, where a mean looks inwards only, the first leaves a rest.
+        relative = relative / _local_mean(relative, tissue & mostly, voxel_size=voxel_size)
+    # Vessels are as bright as fat, but thin.
+    fat = _opened(relative > fat_threshold, 3.0, voxel_size)
+    alike = tissue & (relative > relative_threshold) & ~fat
+    return _thickest_part(alike, voxel_size=voxel_size, radii=radii)
+
+
 def _local_mean(image: np.ndarray, where: np.ndarray, *, voxel_size: Sequence[float]) -> np.ndarray:
-    """Mean over the voxels of a mask within some 2 cm."""
+    """Mean over the voxels of a mask within some 2 cm; far from all of them, the mean over the mask."""
     width = [20 / edge for edge in voxel_size]
-    share = ndimage.gaussian_filter(where.astype(np.float32), width)
-    return ndimage.gaussian_filter(np.where(where, image, 0), width) / np.maximum(share, 1e-3)
+    little = 1e-3
+    share = ndimage.gaussian_filter(where.astype(np.float32), width) + little
+    total = ndimage.gaussian_filter(np.where(where, image, 0), width) + little * image[where].mean()
+    return total / share
 
 
 def _thickest_part(
-    foreground: np.ndarray,
-    *,
-    voxel_size: Sequence[float],
-    core_radius: float,
-    ball_radius: float,
-    bridge_radius: float,
+    foreground: np.ndarray, *, voxel_size: Sequence[float], radii: tuple[float, float, float]
 ) -> np.ndarray:
     """The brain among the parts of the foreground."""
     # Dark ventricles and veins would make the brain shallow; an enclosed skull is larger than they are.
@@ -152,8 +168,7 @@ def _thickest_part(
     if solid.all():
         return solid
     depth = ndimage.distance_transform_edt(solid, sampling=voxel_size)
-    scale = min(1, 0.45 * depth.max() / core_radius)
-    core, ball, bridge = (scale * radius for radius in (core_radius, ball_radius, bridge_radius))
+    core, ball, bridge = np.array(radii) * min(1, 0.45 * depth.max() / max(radii))
     parts, _ = ndimage.label(depth > core)
     size = np.bincount(parts.ravel(), weights=depth.ravel())
     size[0] = 0

@@ -1,6 +1,7 @@
 """Masks of synthetic heads, of a measured crop, and of phase with known noise."""
 
 import math
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -71,6 +72,68 @@ def test_brain_is_parted_from_scalp_eyes_and_neck(voxel_size, bias, snr):
     # What is lost is at the surface, within one voxel of the grid of 2 mm that the search works on.
     inner = erode(brain, radius=max(2.0, *voxel_size), voxel_size=voxel_size)
     assert int((inner & ~mask).sum()) < 1e-4 * int(brain.sum())
+
+
+EXAMPLES = Path(__file__).parents[2] / "bids_examples" / "digital_heads"
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        "sub-01/anat/sub-01_acq-still",
+        "sub-01/anat/sub-01_acq-motion",
+        "sub-02/ses-01/anat/sub-02_ses-01",
+        "sub-02/ses-02/anat/sub-02_ses-02",
+    ],
+)
+def test_brain_of_a_digital_head_is_parted_from_orbits_and_face(scan):
+    folder, prefix = (EXAMPLES / scan).parent, Path(scan).name
+    echoes = [nibabel.load(path) for path in sorted(folder.glob(f"{prefix}_*part-mag_MEGRE.nii.gz"))]
+    magnitude = np.sqrt(sum(np.asarray(echo.dataobj, dtype=np.float32) ** 2 for echo in echoes))
+    voxel_size = tuple(float(edge) for edge in echoes[0].header.get_zooms()[:3])
+    truth = nibabel.load(EXAMPLES / "derivatives" / "truth" / f"{scan}_desc-brain_mask.nii.gz")
+    brain = torch.from_numpy(np.asarray(truth.dataobj) > 0)
+    mask = brain_mask(torch.from_numpy(magnitude), voxel_size=voxel_size)
+    assert dice(mask, brain) > 0.98
+    far = erode(~brain, radius=2 * max(voxel_size), voxel_size=voxel_size)
+    assert int((mask & far).sum()) < 1e-3 * int(mask.sum())
+    inner = erode(brain, radius=2 * max(voxel_size), voxel_size=voxel_size)
+    assert int((inner & ~mask).sum()) < 2e-4 * int(brain.sum())
+
+
+def joined(kind):
+    """Magnitude of a head in which what is not brain is broadly joined to it, and that."""
+    voxel_size = (2.5, 2.5, 2.5)
+    magnitude, brain = head(voxel_size)
+    grid = x, y, z = coordinates(magnitude.shape, voxel_size)
+    if kind == "fat of the orbit":
+        # It dents the frontal lobe, and only its intensity tells the two apart.
+        other = ellipsoid(grid, (16, 16, 14), (28, 66, -12)) & ~erode(brain, radius=5, voxel_size=voxel_size)
+        magnitude[other] = 1.3
+    else:
+        # A face of muscle that the field of view cuts off, and a bridge of twice 8 mm to the brain.
+        face = ellipsoid(grid, (50, 40, 14), (0, 40, -72))
+        other = (face | (((x - 30) ** 2 + (y - 30) ** 2 < 8**2) & (z < -30))) & ~brain
+        magnitude[other] = 0.7
+    return magnitude, other, voxel_size
+
+
+@pytest.mark.parametrize("kind", ["fat of the orbit", "muscle of the face"])
+def test_what_is_broadly_joined_to_the_brain_stays_behind(kind):
+    magnitude, other, voxel_size = joined(kind)
+    mask = brain_mask(magnitude, voxel_size=voxel_size)
+    # What is left of it is a rim of fat of half a voxel, or the mouth of the bridge.
+    inner = erode(other, radius=2.5, voxel_size=voxel_size)
+    assert int((mask & inner).sum()) < 0.01 * int(inner.sum())
+    assert int((mask & other).sum()) < 0.1 * int(other.sum())
+
+
+def test_a_coil_that_sees_one_end_better_costs_no_cortex():
+    magnitude, brain = head((2.5, 2.5, 2.5))
+    _, _, z = coordinates(magnitude.shape, (2.5, 2.5, 2.5))
+    mask = brain_mask(magnitude * torch.exp(z / 45), voxel_size=(2.5, 2.5, 2.5))
+    inner = erode(brain, radius=2.5, voxel_size=(2.5, 2.5, 2.5))
+    assert int((inner & ~mask).sum()) < 1e-3 * int(brain.sum())
 
 
 def test_brain_does_not_depend_on_the_unit_of_the_magnitude():
