@@ -7,7 +7,7 @@
 set -uo pipefail
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
 image=${1:-qsmflow}
-bids=$(realpath -- "${2:-$root/bids_examples/simple_head}")
+bids=$(realpath -- "${2:-$root/bids_examples/digital_heads}")
 read -ra engine <<<"${ENGINE:-$(basename -- "$(command -v podman || command -v docker)")}"
 read -ra run_options <<<"${RUN_OPTIONS:-}"
 limit_mb=3000

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up qsmflow and run it on the example data set; the last line is the report's path.
+# Set up qsmflow and run it on the example data set; the last lines are the reports' paths.
 # Usage: scripts/run_example.sh [OUT_DIR] [qsmflow options ...]
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
@@ -7,4 +7,4 @@ venv=${QSMFLOW_VENV:-$root/.venv}
 out=${1:-$root/out}
 [ $# -eq 0 ] || shift
 "$root/scripts/setup.sh"
-"$venv/bin/qsmflow" "$root/bids_examples/simple_head" "$out" participant --work-dir "$root/work" "$@"
+"$venv/bin/qsmflow" "$root/bids_examples/digital_heads" "$out" participant --work-dir "$root/work" "$@"

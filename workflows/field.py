@@ -145,7 +145,8 @@ def _methods(*, echo_times: tuple[float, ...], bipolar: bool, own_mask: bool) ->
     mask = (
         "A brain mask was given. "
         if own_mask
-        else "The brain was masked by thresholds and a watershed on the magnitude [@otsu1979; @vincent1991], "
+        else "The brain was masked by thresholds, opening and reconstruction of the magnitude "
+        "[@otsu1979; @vincent1993], "
         "and voxels with incoherent phase were left out. "
     )
     return (

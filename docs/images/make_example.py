@@ -12,10 +12,10 @@ import numpy as np
 from nibabel.processing import resample_to_output
 
 PANELS = (
-    ("Total field", "fmap/sub-01_desc-total_fieldmap.nii.gz", (-60, 60), "Hz"),
-    ("Local field", "fmap/sub-01_desc-local_fieldmap.nii.gz", (-4, 4), "Hz"),
-    ("R2*", "anat/sub-01_R2starmap.nii.gz", (0, 50), "1/s"),
-    ("Susceptibility", "anat/sub-01_Chimap.nii.gz", (-0.1, 0.15), "ppm"),
+    ("Total field", "fmap/sub-01_acq-still_desc-total_fieldmap.nii.gz", (-60, 60), "Hz"),
+    ("Local field", "fmap/sub-01_acq-still_desc-local_fieldmap.nii.gz", (-4, 4), "Hz"),
+    ("R2*", "anat/sub-01_acq-still_R2starmap.nii.gz", (0, 50), "1/s"),
+    ("Susceptibility", "anat/sub-01_acq-still_Chimap.nii.gz", (-0.1, 0.15), "ppm"),
 )
 HEIGHT_MM = 1.0
 MIDDLE_MM = 2.0

@@ -177,18 +177,18 @@ def _add_anatomy(parser):
 
 def _add_motion(parser):
     group = parser.add_argument_group("motion")
-    settings, not_negative = MotionSettings(), number(float, 0)
+    usual, not_negative = MotionSettings(), number(float, 0)
     group.add_argument(
         "--motion-model",
         choices=MOTION_MODELS,
-        default=settings.model,
+        default=usual.model,
         help="move the complex echoes (Eq. 5), or the head and make its field anew (Eq. 4)",
     )
     group.add_argument(
-        "--motion-events", type=number(int, 1), nargs=2, default=settings.events, metavar=("MIN", "MAX")
+        "--motion-events", type=number(int, 1), nargs=2, default=usual.events, metavar=("MIN", "MAX")
     )
-    group.add_argument("--max-translation", type=not_negative, default=settings.translation, metavar="MM")
-    group.add_argument("--max-rotation", type=not_negative, default=settings.rotation, metavar="DEGREES")
+    group.add_argument("--max-translation", type=not_negative, default=usual.translation, metavar="MM")
+    group.add_argument("--max-rotation", type=not_negative, default=usual.rotation, metavar="DEGREES")
 
 
 def _add_run(parser):

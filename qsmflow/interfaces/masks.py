@@ -40,9 +40,9 @@ class MaskBrain(Stage):
             mask = brain_mask(load(like), voxel_size=geometry(like).voxel_size)
             record = StageRecord(
                 stage="Brain mask",
-                algorithm="Thresholds and watershed on the combined magnitude",
+                algorithm="Thresholds, opening and reconstruction on the combined magnitude",
                 parameters=numeric_defaults(brain_mask),
-                references=("otsu1979", "vincent1991"),
+                references=("otsu1979", "vincent1993"),
             )
         return {"mask": save(mask, folder / "mask.nii", like=like), "out_record": record.to_dict()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_erosion
 
 from qsmflow.bids.validator import find_validator
 from qsmflow.cli.exit_codes import ExitCode
@@ -56,8 +57,8 @@ def test_susceptibility_is_that_of_the_head(finished):
     truth = finished.bids_dir / "derivatives" / "truth" / "sub-01" / "anat"
     mask = read(truth / "sub-01_desc-brain_mask.nii.gz") > 0
     chi = read(finished.out_dir / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")
-    inside = mask & (chi != 0)
-    assert inside.sum() > 0.8 * mask.sum()
+    assert (mask & (chi != 0)).sum() > 0.8 * mask.sum()
+    inside = binary_erosion(mask & (chi != 0), iterations=2)
     assert np.corrcoef(chi[inside], read(truth / "sub-01_Chimap.nii.gz")[inside])[0, 1] > 0.5
 
 
