@@ -13,6 +13,7 @@ from qsmflow.cli.arguments import Parser, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.resources import available_cores, resolve_gpu
+from qsmflow.core.motion import ORDERS
 from qsmflow.sim.dataset import write_dataset
 from qsmflow.sim.lesions import LesionCounts
 from qsmflow.sim.mgre import MOTION_MODELS, READOUT_SIGNS, MgreProtocol
@@ -139,6 +140,7 @@ def _add_scan(parser):
     )
     group.add_argument("--snr", type=positive, metavar="X", help="of the first echo in the brain")
     group.add_argument("--readout", choices=READOUT_SIGNS)
+    group.add_argument("--acquisition-order", choices=ORDERS, help="of the lines of k-space")
     group.add_argument(
         "--acquired-share",
         type=positive,
@@ -251,7 +253,7 @@ def _protocol(arguments: argparse.Namespace) -> MgreProtocol:
         return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if v is not None}
 
     default = "example" if arguments.example else "classic"
-    settings = given("echo_times", "field_strength", "snr", "readout", "acquired_share")
+    settings = given("echo_times", "field_strength", "snr", "readout", "acquired_share", "acquisition_order")
     try:
         chosen = protocol(arguments.protocol or default, sloppy=arguments.sloppy, **settings)
     except ValueError as error:

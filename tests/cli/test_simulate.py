@@ -23,7 +23,22 @@ def test_every_flag_reaches_the_study():
         *["--max-translation", "2.5", "--max-rotation", "1", "--phase-scaling", "signed"],
         *["--echo-times", "0.003", "0.008", "--field-strength", "7"],
         *["--snr", "40", "--readout", "bipolar", "--sloppy", "--acquired-share", "1", "0.8", "0.7"],
-        *["--matrix", "20", "22", "24", "--voxel-size", "6", "7", "8", "--rotation", "0", "0", "90"],
+        *[
+            "--acquisition-order",
+            "centric",
+            "--matrix",
+            "20",
+            "22",
+            "24",
+            "--voxel-size",
+            "6",
+            "7",
+            "8",
+            "--rotation",
+            "0",
+            "0",
+            "90",
+        ],
     )
     assert [plan.prefix for plan in made.scans] == ["sub-01_ses-01", "sub-02_ses-01"]
     assert all(plan.moves for plan in made.scans)
@@ -35,6 +50,7 @@ def test_every_flag_reaches_the_study():
     assert (protocol.shape, protocol.acquired_share) == ((20, 22, 24), (1.0, 0.8, 0.7))
     np.testing.assert_allclose(protocol.affine[:3, :3], [[0, -7, 0], [6, 0, 0], [0, 0, 8]], atol=1e-9)
     assert (protocol.snr, protocol.readout) == (40.0, "bipolar")
+    assert protocol.acquisition_order == "centric"
 
 
 @pytest.mark.parametrize(
