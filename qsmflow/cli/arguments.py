@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
 
@@ -33,3 +34,8 @@ def number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callab
         return value
 
     return convert
+
+
+def absolute_path(text: str) -> Path:
+    """Converter for a path, which stays right wherever the work is done."""
+    return Path(text).absolute()

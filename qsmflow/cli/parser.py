@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.cli.arguments import Parser, number
+from qsmflow.cli.arguments import Parser, absolute_path, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory, parse_memory
 from qsmflow.version import __version__
@@ -37,11 +37,7 @@ def _named_path(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not (separator and name and path):
         raise argparse.ArgumentTypeError(f"'{text}' must be NAME=PATH")
-    return name, Path(path).absolute()
-
-
-def _path(text: str) -> Path:
-    return Path(text).absolute()
+    return name, absolute_path(path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("bids_dir", type=_path, help="raw BIDS data set; never written to")
-    parser.add_argument("out_dir", type=_path, help="derivative data set to write")
+    parser.add_argument("bids_dir", type=absolute_path, help="raw BIDS data set; never written to")
+    parser.add_argument("out_dir", type=absolute_path, help="derivative data set to write")
     parser.add_argument("analysis_level", choices=["participant"], help="what to run")
     parser.add_argument("--version", action="version", version=f"qsmflow {__version__}")
     for add_group in (_add_input, _add_stages, _add_resources, _add_run):
@@ -78,13 +74,17 @@ def _add_input(parser):
     group.add_argument("--session-label", "--session-id", nargs="+", type=_label("ses"), metavar="LABEL")
     group.add_argument(
         "--bids-filter-file",
-        type=_path,
+        type=absolute_path,
         metavar="JSON",
         help='entities to select by, for example {"megre": {"acquisition": "still"}}',
     )
-    group.add_argument("--bids-database-dir", type=_path, metavar="DIR", help="keep the index of the input")
+    group.add_argument(
+        "--bids-database-dir", type=absolute_path, metavar="DIR", help="keep the index of the input"
+    )
     group.add_argument("--skip-bids-validation", action=argparse.BooleanOptionalAction)
-    group.add_argument("--mask-file", type=_path, metavar="NIFTI", help="brain mask for what is selected")
+    group.add_argument(
+        "--mask-file", type=absolute_path, metavar="NIFTI", help="brain mask for what is selected"
+    )
     group.add_argument(
         "-d",
         "--derivatives",
@@ -147,14 +147,18 @@ def _add_resources(parser):
         "--low-mem", action=argparse.BooleanOptionalAction, help="fit the echoes slab by slab from disk"
     )
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: auto")
-    group.add_argument("--use-plugin", type=_path, metavar="YAML", help="Nipype plugin and its arguments")
+    group.add_argument(
+        "--use-plugin", type=absolute_path, metavar="YAML", help="Nipype plugin and its arguments"
+    )
 
 
 def _add_run(parser):
     group = parser.add_argument_group("run")
-    group.add_argument("-w", "--work-dir", type=_path, metavar="DIR", help="default: ./work")
+    group.add_argument("-w", "--work-dir", type=absolute_path, metavar="DIR", help="default: ./work")
     group.add_argument("--clean-workdir", action=argparse.BooleanOptionalAction, help="empty it first")
-    group.add_argument("--config-file", type=_path, metavar="TOML", help="settings; flags win over them")
+    group.add_argument(
+        "--config-file", type=absolute_path, metavar="TOML", help="settings; flags win over them"
+    )
     group.add_argument("--stop-on-first-crash", action=argparse.BooleanOptionalAction)
     group.add_argument("--write-graph", action=argparse.BooleanOptionalAction, help="draw the workflow")
     group.add_argument("--reports-only", action=argparse.BooleanOptionalAction)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from qsmflow.cli.arguments import Parser, number
+from qsmflow.cli.arguments import Parser, absolute_path, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.resources import available_cores, resolve_gpu
@@ -51,7 +51,7 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
         raise Stop(ExitCode.USAGE, str(error)) from error
     _check_folder(arguments.out_bids, overwrite=arguments.overwrite)
     torch.set_num_threads(arguments.threads)
-    options = [text for text in argv if Path(text).absolute() != arguments.out_bids]
+    options = [text for text in argv if absolute_path(text) != arguments.out_bids]
     if "--threads" not in options:
         # Sums in another order differ in their last digits.
         options += ["--threads", str(arguments.threads)]
@@ -94,9 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Simulate multi-echo gradient-echo scans of digital heads as a BIDS data set.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "out_bids", type=lambda text: Path(text).absolute(), help="folder of the data set; made if missing"
-    )
+    parser.add_argument("out_bids", type=absolute_path, help="folder of the data set; made if missing")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     for add_group in (_add_study, _add_scan, _add_anatomy, _add_motion, _add_run):
         add_group(parser)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from qsmflow.sim.atlas import load_atlas
 from qsmflow.sim.brain import paint_brain
-from qsmflow.sim.canvas import LABELS, Canvas, Palette, ramp, tube_share
+from qsmflow.sim.canvas import Canvas, Palette, ramp, tube_share
 from qsmflow.sim.grids import voxel_edges
 from qsmflow.sim.shapes import Point, Tube
-from qsmflow.sim.subject import VARIATIONS, Subject, draw_subject
+from qsmflow.sim.subject import VARIATIONS, Subject
 from qsmflow.sim.surroundings import (
     PARTS,
     TEMPLES,
@@ -30,8 +30,6 @@ from qsmflow.sim.surroundings import (
 )
 from qsmflow.sim.template import load_template
 from qsmflow.sim.warp import Knots, Warp
-
-__all__ = ["HEAD_BOX", "LABELS", "PROPERTIES", "Head", "Subject", "build_head", "draw_subject"]
 
 #: Lower and upper corner of a box that holds every head with its neck, mm.
 HEAD_BOX: tuple[Point, Point] = ((-100.0, -130.0, -200.0), (100.0, 125.0, 112.0))
@@ -63,7 +61,7 @@ class Head:
     affine : numpy.ndarray
         (4, 4), voxel to scanner coordinates in mm.
     labels : Tensor
-        (x, y, z) int8, index in :data:`LABELS` of the tissue that fills most of the voxel.
+        (x, y, z) int8, index in :data:`~qsmflow.sim.canvas.LABELS` of what fills most of the voxel.
     """
 
     susceptibility: Tensor | None
@@ -116,6 +114,7 @@ def build_head(
 
     Examples
     --------
+    >>> from qsmflow.sim.subject import draw_subject
     >>> head = build_head(draw_subject(0), shape=(8, 8, 8), affine=np.diag([20.0, 20, 20, 1]))
     >>> head.susceptibility.shape
     torch.Size([8, 8, 8])

@@ -152,7 +152,7 @@ class MgreScan:
     mask : Tensor
         bool, voxels more than half inside the brain.
     labels : Tensor
-        int8, index in :data:`qsmflow.sim.head.LABELS` of the tissue that fills most of the voxel.
+        int8, index in :data:`qsmflow.sim.canvas.LABELS` of the tissue that fills most of the voxel.
     """
 
     signal: Tensor

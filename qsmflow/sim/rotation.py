@@ -20,7 +20,8 @@ from qsmflow.core.dipole import dipole_field
 from qsmflow.core.metrics import nrmse
 from qsmflow.core.motion import RigidPose, move_image
 from qsmflow.sim.grids import oblique_affine, voxel_edges
-from qsmflow.sim.head import HEAD_BOX, build_head, draw_subject
+from qsmflow.sim.head import HEAD_BOX, build_head
+from qsmflow.sim.subject import draw_subject
 
 AXES = ("x", "y", "z")
 

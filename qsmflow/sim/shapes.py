@@ -208,45 +208,6 @@ class RandomField:
     spacing: float
 
     @classmethod
-    def draw(
-        cls, generator: torch.Generator, *, wavelength: float, bandwidth: float, extent: float = 216.0
-    ) -> "RandomField":
-        """Draw white noise and keep a Gaussian band of it.
-
-        Parameters
-        ----------
-        generator : torch.Generator
-            Where the randomness comes from.
-        wavelength : float
-            mm, centre of the band; ``inf`` keeps all that is slower than the bandwidth.
-        bandwidth : float
-            Standard deviation of the band in 1/mm.
-        extent : float
-            mm after which the field repeats itself.
-
-        Returns
-        -------
-        RandomField
-
-        Examples
-        --------
-        >>> field = RandomField.draw(torch.Generator().manual_seed(0), wavelength=40, bandwidth=0.01)
-        >>> round(float(field.lattice.std()), 3)
-        1.0
-        """
-        fastest = 1 / wavelength + 2 * bandwidth
-        size = 2 * int(np.ceil(extent * fastest * 2))
-        spacing = extent / size
-        noise = torch.randn((size, size, size), generator=generator)
-        axis = torch.fft.fftfreq(size, d=spacing)
-        half = torch.fft.rfftfreq(size, d=spacing)
-        k = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half**2).sqrt()
-        band = torch.exp(-0.5 * ((k - 1 / wavelength) / bandwidth) ** 2)
-        band[0, 0, 0] = 0
-        lattice = torch.fft.irfftn(torch.fft.rfftn(noise) * band, s=noise.shape)
-        return cls(lattice / lattice.std(), spacing)
-
-    @classmethod
     def draw_rough(
         cls,
         generator: torch.Generator,

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from qsmflow.core.motion import scanner_matrix
+from qsmflow.sim.canvas import LABELS
 from qsmflow.sim.files import packed, write_image, write_text
-from qsmflow.sim.head import LABELS
 from qsmflow.sim.study import SimulatedScan, Study
 
 #: What stored values of each unit differ by: well below what noise or any method can tell apart.

@@ -4,8 +4,9 @@ import torch
 from scipy import ndimage
 
 from qsmflow.core.dipole import dipole_field
+from qsmflow.sim.canvas import LABELS
 from qsmflow.sim.grids import block_mean, oblique_affine, refined
-from qsmflow.sim.head import HEAD_BOX, LABELS, PROPERTIES, build_head
+from qsmflow.sim.head import HEAD_BOX, PROPERTIES, build_head
 from qsmflow.sim.subject import draw_subject
 from qsmflow.sim.tissues import TISSUES
 

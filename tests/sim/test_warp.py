@@ -4,12 +4,28 @@ import torch
 
 from qsmflow.sim.grids import oblique_affine, voxel_centers
 from qsmflow.sim.template import Lattice
-from qsmflow.sim.warp import MEAN_STRETCH, Knots, Warp, draw_warp
+from qsmflow.sim.warp import (
+    FIELD_SHAPE,
+    FIELD_SPACING,
+    MEAN_STRETCH,
+    Knots,
+    Warp,
+    draw_smooth_fields,
+    draw_warp,
+)
 
 
 @pytest.fixture(scope="module")
 def warp() -> Warp:
     return draw_warp(torch.Generator().manual_seed(5))
+
+
+def test_smooth_fields_have_their_wavelength():
+    (field,) = draw_smooth_fields(torch.Generator().manual_seed(3), [(24.0, 0.004, 1.0)], channels=1).values
+    power = torch.fft.fftn(field).abs() ** 2
+    x, y, z = (torch.fft.fftfreq(size, d=FIELD_SPACING) for size in FIELD_SHAPE)
+    radius = (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2).sqrt()
+    assert float((power * radius).sum() / power.sum()) == pytest.approx(1 / 24, rel=0.05)
 
 
 @pytest.mark.parametrize(("seed", "spread"), [(0, 1.0), (1, 1.0), (2, 3.0)])
