@@ -27,9 +27,10 @@ def init_acquisition_wf(
     out_dir: Path,
     bipolar: bool,
     phase_sign: str,
+    background: str,
+    background_parameters: dict,
     inversion: str,
     inversion_parameters: dict,
-    background_steps: int,
     reference: str,
     low_mem: bool,
     use_gpu: bool,
@@ -53,7 +54,7 @@ def init_acquisition_wf(
         Raw and derivative data set.
     bipolar, low_mem
         As in :func:`init_field_wf`.
-    phase_sign, inversion, inversion_parameters, background_steps, reference
+    phase_sign, background, background_parameters, inversion, inversion_parameters, reference
         As in :func:`init_susceptibility_wf`.
     use_gpu : bool
         Whether the solvers run on the GPU.
@@ -84,9 +85,10 @@ def init_acquisition_wf(
     susceptibility_wf = init_susceptibility_wf(
         field_strength=field_strength,
         phase_sign=phase_sign,
+        background=background,
+        background_parameters=background_parameters,
         inversion=inversion,
         inversion_parameters=inversion_parameters,
-        background_steps=background_steps,
         reference=reference,
         **common,
     )

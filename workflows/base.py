@@ -11,9 +11,7 @@ from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
 from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
 
-_SLOPPY_BACKGROUND_STEPS = 20
-_SLOPPY_INVERSION_STEPS = 2
-_BACKGROUND_STEPS = 200
+_SLOPPY_STEPS = 10
 
 
 def init_qsmflow_wf(
@@ -83,9 +81,10 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
         out_dir=settings.out_dir,
         bipolar=settings.bipolar,
         phase_sign=settings.phase_sign,
+        background=settings.background,
+        background_parameters=_BACKGROUND_PARAMETERS[settings.background](settings),
         inversion=settings.inversion,
         inversion_parameters=_INVERSION_PARAMETERS[settings.inversion](settings),
-        background_steps=_SLOPPY_BACKGROUND_STEPS if settings.sloppy else _BACKGROUND_STEPS,
         reference=settings.reference,
         low_mem=settings.low_mem,
         use_gpu=use_gpu,
@@ -94,8 +93,24 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
     )
 
 
+def _pdf_parameters(settings: Settings) -> dict:
+    return {"max_steps": _SLOPPY_STEPS} if settings.sloppy else {}
+
+
+def _vsharp_parameters(settings: Settings) -> dict:
+    return {}
+
+
 def _tkd_parameters(settings: Settings) -> dict:
     return {"threshold": settings.tkd_threshold}
+
+
+def _tv_parameters(settings: Settings) -> dict:
+    given = {
+        "regularisation": settings.tv_lambda,
+        "max_iterations": _SLOPPY_STEPS if settings.sloppy else None,
+    }
+    return {"settings": _where_given(given)}
 
 
 def _medi_parameters(settings: Settings) -> dict:
@@ -106,10 +121,14 @@ def _medi_parameters(settings: Settings) -> dict:
         "outside_sources": settings.medi_outside_sources,
         "smv_radius": settings.medi_smv_radius,
         "csf_regularisation": settings.medi_csf_lambda,
-        "max_outer_steps": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,
+        "max_iterations": _SLOPPY_STEPS if settings.sloppy else None,
     }
-    changed = {name: value for name, value in given.items() if value is not None}
-    return {"preset": settings.medi_preset, "settings": changed}
+    return {"preset": settings.medi_preset, "settings": _where_given(given)}
 
 
-_INVERSION_PARAMETERS = {"tkd": _tkd_parameters, "medi": _medi_parameters}
+def _where_given(values: dict) -> dict:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+_BACKGROUND_PARAMETERS = {"pdf": _pdf_parameters, "vsharp": _vsharp_parameters}
+_INVERSION_PARAMETERS = {"tkd": _tkd_parameters, "tv": _tv_parameters, "medi": _medi_parameters}

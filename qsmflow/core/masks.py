@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate, pad
+from torch.nn.functional import avg_pool3d, interpolate
 
 from qsmflow.core.crop import bounding_box
 
@@ -94,9 +95,10 @@ def brain_mask(
     >>> int((brain_mask(head, voxel_size=(4, 4, 4)) ^ (radius < 12)).sum())
     0
     """
-    if magnitude.ndim != 3 or not bool(torch.isfinite(magnitude).all()):
+    least, most = (float(value) for value in torch.aminmax(magnitude))
+    if magnitude.ndim != 3 or not np.isfinite([least, most]).all():
         raise ValueError(f"brain_mask needs a finite volume (x, y, z), got shape {tuple(magnitude.shape)}")
-    if not bool((magnitude > 0).any()):
+    if not most > 0:
         raise ValueError("the magnitude holds no signal, so there is no brain to find in it")
     factor = [max(1, int(2 / edge + 1e-6)) for edge in voxel_size]
     size = [step * edge for step, edge in zip(factor, voxel_size, strict=True)]
@@ -113,12 +115,13 @@ def brain_mask(
         fat_threshold=fat_threshold,
         radii=(core_radius, ball_radius, bridge_radius),
     )
+    found = torch.from_numpy(brain).to(magnitude.device)
+    if max(factor) == 1:
+        return found
     fine = interpolate(
-        torch.from_numpy(brain).float()[None, None],
-        scale_factor=[float(step) for step in factor],
-        mode="trilinear",
+        found.float()[None, None], scale_factor=[float(step) for step in factor], mode="trilinear"
     )
-    return (fine[0, 0] > 0.5)[tuple(slice(size) for size in magnitude.shape)].to(magnitude.device)
+    return (fine[0, 0] > 0.5)[tuple(slice(size) for size in magnitude.shape)].contiguous()
 
 
 def _tissue(magnitude: np.ndarray, *, relative_threshold: float) -> np.ndarray:
@@ -152,11 +155,23 @@ def _brain(
 
 def _local_mean(image: np.ndarray, where: np.ndarray, *, voxel_size: Sequence[float]) -> np.ndarray:
     """Mean over the voxels of a mask within some 2 cm; far from all of them, the mean over the mask."""
-    width = [20 / edge for edge in voxel_size]
     little = 1e-3
-    share = ndimage.gaussian_filter(where.astype(np.float32), width) + little
-    total = ndimage.gaussian_filter(np.where(where, image, 0), width) + little * image[where].mean()
-    return total / share
+    mean = _blurred(np.where(where, image, 0), 20, voxel_size)
+    mean += little * image[where].mean()
+    share = _blurred(where.astype(np.float32), 20, voxel_size)
+    share += little
+    return np.divide(mean, share, out=mean)
+
+
+def _blurred(image: np.ndarray, width: float, voxel_size: Sequence[float]) -> np.ndarray:
+    """An image convolved with a Gaussian of a width in mm, mirrored at the edges of the field of view."""
+    # Tens of voxels wide, it costs less as a dense matrix an axis than as a sliding sum.
+    across_x, across_y, across_z = (
+        torch.from_numpy(ndimage.gaussian_filter1d(np.eye(size, dtype=np.float32), width / edge, axis=0))
+        for size, edge in zip(image.shape, voxel_size, strict=True)
+    )
+    blurred = torch.tensordot(across_x, torch.from_numpy(image), dims=1)
+    return (across_y @ blurred @ across_z.T).numpy()
 
 
 def _thickest_part(
@@ -167,17 +182,26 @@ def _thickest_part(
     solid = _filled(foreground, largest=60e3 / np.prod(voxel_size))
     if solid.all():
         return solid
-    depth = ndimage.distance_transform_edt(solid, sampling=voxel_size)
-    core, ball, bridge = np.array(radii) * min(1, 0.45 * depth.max() / max(radii))
-    parts, _ = ndimage.label(depth > core)
-    size = np.bincount(parts.ravel(), weights=depth.ravel())
-    size[0] = 0
-    # Hemispheres that a dark fissure parts are of like size; neck and face are smaller.
-    centres = np.isin(parts, np.flatnonzero(size > size.max() / 2))
-    # Where a blunt lobe narrows, it grows shallower by two for three that it grows longer.
-    centres = (depth > ball) & _near(centres, 1.5 * (core - ball), voxel_size)
+    centres, ball, bridge = _centres_of_balls(solid, voxel_size=voxel_size, radii=radii)
     brain = solid & _near(centres, ball + bridge, voxel_size)
     return _filled(_opened(brain, bridge, voxel_size))
+
+
+def _centres_of_balls(
+    solid: np.ndarray, *, voxel_size: Sequence[float], radii: tuple[float, float, float]
+) -> tuple[np.ndarray, float, float]:
+    """Where the balls lie that the brain is made of, their radius, and how far they are bridged, in mm."""
+    depth = _squared_depth(solid, voxel_size)
+    np.sqrt(depth, out=depth)
+    core, ball, bridge = np.array(radii) * min(1, 0.45 * float(depth.max()) / max(radii))
+    deep, thick = depth > core, depth > ball
+    parts, _ = ndimage.label(deep)
+    size = np.bincount(parts[deep], weights=depth[deep], minlength=1)
+    del depth  # before the next distances, for memory
+    # Hemispheres that a dark fissure parts are of like size; neck and face are smaller.
+    centres = (size > size.max() / 2)[parts]
+    # Where a blunt lobe narrows, it grows shallower by two for three that it grows longer.
+    return thick & _near(centres, 1.5 * (core - ball), voxel_size), ball, bridge
 
 
 def _filled(mask: np.ndarray, *, largest: float = np.inf) -> np.ndarray:
@@ -233,14 +257,23 @@ def phase_coherence(phase: Tensor, *, magnitude: Tensor | None = None, mask: Ten
             tuple(part if other == axis else slice(None) for other in range(3))
             for part in (before, here, after)
         ]
-        second = phase[at[0]] - 2 * phase[at[1]] + phase[at[2]]
+        cosine = (phase[at[0]] + phase[at[2]]).sub_(phase[at[1]], alpha=2).cos_()
         shared = weight[at[1]] * (valid[at[0]] & valid[at[1]] & valid[at[2]])
-        agreement[at[1]] += shared * torch.cos(second)
+        agreement[at[1]] += cosine.mul_(shared)
         total[at[1]] += shared
-    agreement, total = (
-        avg_pool3d(pad(image[None], (1,) * 6), 3, stride=1)[0] for image in (agreement, total)
-    )
-    return torch.where(total > 0, agreement / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+    # Where no weight is, there is no agreement either: what that is divided by does not matter.
+    total = _sum_of_neighbours(total).clamp_min_(torch.finfo(total.dtype).tiny)
+    return _sum_of_neighbours(agreement).div_(total)
+
+
+def _sum_of_neighbours(image: Tensor) -> Tensor:
+    """Sum over 3×3×3 voxels; those beyond the edge of the image are zero."""
+    for axis, size in enumerate(image.shape):
+        along = image.clone()
+        along.narrow(axis, 1, size - 1).add_(image.narrow(axis, 0, size - 1))
+        along.narrow(axis, 0, size - 1).add_(image.narrow(axis, 1, size - 1))
+        image = along
+    return image
 
 
 def phase_quality_mask(
@@ -276,8 +309,23 @@ def phase_quality_mask(
     >>> bool(good[:3].all()), bool(good[5:].any())
     (True, False)
     """
-    good = phase_coherence(phase, magnitude=magnitude, mask=mask) > threshold
-    return good if mask is None else good & mask
+    if mask is None:
+        return phase_coherence(phase, magnitude=magnitude) > threshold
+    good = torch.zeros_like(mask, dtype=torch.bool)
+    if not bool(mask.any()):
+        return good
+    across_x, *rest = bounding_box(mask)
+    # Slabs stay in the processor's cache; the coherence of a voxel hangs on two more to each side.
+    thickness = max(4, 2**18 // phase[0].numel())
+    for start in range(across_x.start, across_x.stop, thickness):
+        stop, first = min(start + thickness, across_x.stop), max(start - 2, 0)
+        slab = (slice(first, stop + 2), *rest)
+        inside = mask[slab].bool()
+        weight = None if magnitude is None else magnitude[slab]
+        coherence = phase_coherence(phase[slab], magnitude=weight, mask=inside)
+        within = slice(start - first, stop - first)
+        good[(slice(start, stop), *rest)] = (coherence[within] > threshold) & inside[within]
+    return good
 
 
 def combine_masks(
@@ -318,12 +366,12 @@ def combine_masks(
     """
     if not masks or len({mask.shape for mask in masks}) > 1:
         raise ValueError(f"masks of one shape are needed, got {[tuple(mask.shape) for mask in masks]}")
-    joint = torch.stack([mask.bool() for mask in masks]).all(0).cpu().numpy()
+    joint = reduce(torch.logical_and, masks).bool().cpu().numpy()
     if not joint.any():
         sizes = ", ".join(str(int(mask.sum())) for mask in masks)
         raise ValueError(f"the masks have no voxel in common (they hold {sizes} voxels)")
     box = _roomy_box(joint)
-    whole = ndimage.binary_fill_holes(joint[box])
+    whole = _filled(joint[box])
     core = _deeper_than(whole, opening_radius, voxel_size)
     if not core.any():
         raise ValueError(
@@ -335,13 +383,13 @@ def combine_masks(
     size = np.bincount(parts.ravel())
     size[0] = 0
     kept = np.zeros_like(joint)
-    kept[box] = np.isin(parts, np.flatnonzero(size >= max(1, least_part * size.max())))
+    kept[box] = (size >= max(1, least_part * size.max()))[parts]
     first = masks[0].bool()
     mask = torch.from_numpy(kept).to(first.device)
     return Mask(
         mask=mask,
-        volume=int(mask.sum()) * float(np.prod(voxel_size)) / 1000,
-        fraction_lost=int((first & ~mask).sum()) / int(first.sum()),
+        volume=int(torch.count_nonzero(mask)) * float(np.prod(voxel_size)) / 1000,
+        fraction_lost=int(torch.count_nonzero(first & ~mask)) / int(torch.count_nonzero(first)),
     )
 
 
@@ -395,10 +443,44 @@ def _roomy_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 def _deeper_than(mask: np.ndarray, radius: float, voxel_size: Sequence[float]) -> np.ndarray:
     """Voxels farther than a radius from the nearest voxel outside; all of a mask without outside."""
-    if mask.all():
-        return mask
-    # A distance of exactly the radius must not hang on the rounding of the transform.
-    return ndimage.distance_transform_edt(mask, sampling=voxel_size) > radius * (1 + 1e-6)
+    # A distance of exactly the radius must not hang on how its square is rounded.
+    least = (radius * (1 + 1e-6)) ** 2
+    return _squared_depth(mask, voxel_size, enough=1.001 * least + 1e-6) > least
+
+
+def _squared_depth(mask: np.ndarray, voxel_size: Sequence[float], *, enough: float = np.inf) -> np.ndarray:
+    """Squared distance to the nearest voxel outside, in mm²; nowhere more than is enough.
+
+    One axis at a time, the lower envelope of the parabolas that start at the values so far
+    (Felzenszwalb and Huttenlocher 2012, 10.4086/toc.2012.v008a019), here by as many shifts of the image
+    as the depth asks for. Two axes are done slab by slab, which stay in the processor's cache.
+    """
+    steps = np.where(mask, np.int16(16384), np.int16(0))  # longer than any image
+    for here, before in zip(steps[1:], steps[:-1], strict=True):
+        np.minimum(here, before + 1, out=here)
+    for here, behind in zip(steps[-2::-1], steps[:0:-1], strict=True):
+        np.minimum(here, behind + 1, out=here)
+    squared = steps.astype(np.float32)
+    squared *= np.float32(voxel_size[0])
+    np.minimum(np.square(squared, out=squared), np.float32(enough), out=squared)
+    thickness = max(1, 2**15 // squared[0].size)
+    for start in range(0, len(squared), thickness):
+        for axis in (1, 2):
+            _lower_to_envelope(squared[start : start + thickness], axis, voxel_size[axis])
+    return squared
+
+
+def _lower_to_envelope(values: np.ndarray, axis: int, edge: float) -> None:
+    """Lower each value, in place, to the lowest of the parabolas that start at the others of its row."""
+    start, risen = values.copy(), np.empty_like(values)
+    lowered, parabola = values.swapaxes(0, axis), risen.swapaxes(0, axis)
+    for shift in range(1, len(lowered)):
+        rise = (shift * edge) ** 2
+        if rise >= values.max():
+            break
+        np.add(start, np.float32(rise), out=risen)
+        np.minimum(lowered[:-shift], parabola[shift:], out=lowered[:-shift])
+        np.minimum(lowered[shift:], parabola[:-shift], out=lowered[shift:])
 
 
 def _near(mask: np.ndarray, radius: float, voxel_size: Sequence[float]) -> np.ndarray:

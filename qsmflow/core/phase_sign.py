@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import rankdata
+import numpy as np
 from torch import Tensor
 
 from qsmflow.core.inversion.tkd import invert_tkd
@@ -71,15 +71,27 @@ def susceptibility_r2star_correlation(
     >>> susceptibility_r2star_correlation(-ramp, ramp, mask)
     -1.0
     """
-    mask = mask.bool()
-    rates = r2star[mask].double().cpu().numpy()
+    inside = mask.bool().cpu().numpy()
+    rates, values = (image.cpu().numpy()[inside] for image in (r2star, susceptibility))
     if not rates.size:
         raise ValueError("the mask is empty")
-    ranks = rankdata(susceptibility[mask].double().cpu().numpy())
-    high = rankdata(rates) > (1 - highest) * rates.size
+    high = _highest(rates, highest)
     if high.all() or not high.any():
         return 0.0
-    return float(2 * (ranks[high].mean() - ranks[~high].mean()) / rates.size)
+    rest, values = np.sort(values[~high]), values[high]
+    below = np.searchsorted(rest, values).sum(dtype=np.int64)
+    not_above = np.searchsorted(rest, values, side="right").sum(dtype=np.int64)
+    # Of all pairs, below are won, not_above − below are drawn, and the others are lost.
+    return float((below + not_above) / (rest.size * values.size) - 1)
+
+
+def _highest(values: np.ndarray, share: float) -> np.ndarray:
+    """Whether values are of the highest share by rank, where those that tie have their mean rank."""
+    least_rank = (1 - share) * values.size
+    middle = min(int(least_rank), values.size - 1)
+    limit = np.partition(values, middle)[middle]
+    n_below, n_up_to = np.count_nonzero(values < limit), np.count_nonzero(values <= limit)
+    return values >= limit if (n_below + 1 + n_up_to) / 2 > least_rank else values > limit
 
 
 def detect_phase_sign(

@@ -115,22 +115,15 @@ def csf_mask(
     if not bool(mask.any()):
         raise ValueError("the brain mask is empty")
     millilitre = float(np.prod(voxel_size)) / 1000  # per voxel
-    brain_volume = int(mask.sum()) * millilitre
+    brain_volume = int(torch.count_nonzero(mask)) * millilitre
     if brain_volume < 3 * (4 / 3 * np.pi * central_radius**3 / 1000):
         raise NoCsfError(
             f"no ventricle was looked for: the mask holds {brain_volume:.0f} ml, too little of a brain "
             f"to tell its middle, {central_radius:g} mm around its centre, from the rest"
         )
-    centre = torch.nonzero(mask).double().mean(0)
-    squared = sum(
-        ((torch.arange(size, dtype=torch.float64) - float(centre[axis])) * float(voxel_size[axis]))
-        .square()
-        .reshape([-1 if other == axis else 1 for other in range(3)])
-        for axis, size in enumerate(mask.shape)
-    )
-    central = mask.bool().cpu() & (squared <= central_radius**2)
-    smooth = ndimage.median_filter(r2star.cpu().numpy(), size=3, mode="nearest")
-    parts, _ = ndimage.label(central.numpy() & (smooth < threshold), structure=np.ones((3, 3, 3)))
+    box, central = _ball_in_the_middle(mask.bool(), voxel_size=voxel_size, radius=central_radius)
+    low = central & _median_is_below(r2star, threshold, box)
+    parts, _ = ndimage.label(low.cpu().numpy(), structure=np.ones((3, 3, 3)))
     volume = np.bincount(parts.ravel()) * millilitre
     volume[0] = 0
     largest = np.argsort(volume)[::-1][:n_parts]
@@ -140,7 +133,43 @@ def csf_mask(
             f"no ventricle found: R2* below {threshold:g} 1/s within {central_radius:g} mm of the brain's "
             f"centre fills {volume.max():.2f} ml in one piece, at least {least_volume:g} ml are needed"
         )
-    return torch.from_numpy(np.isin(parts, large)).to(mask.device)
+    found = torch.zeros_like(mask, dtype=torch.bool)
+    found[box] = torch.from_numpy(np.isin(parts, large)).to(mask.device)
+    return found
+
+
+def _ball_in_the_middle(
+    mask: Tensor, *, voxel_size: Sequence[float], radius: float
+) -> tuple[tuple[slice, ...], Tensor]:
+    """Box around the centre of mass, and in it the voxels of a mask within a radius in mm of it."""
+    # NumPy counts without widening the mask to eight bytes a voxel first.
+    across_x = np.count_nonzero(mask.cpu().numpy(), axis=0)
+    counts = (np.count_nonzero(mask.cpu().numpy(), axis=(1, 2)), across_x.sum(axis=1), across_x.sum(axis=0))
+    box, squared = [], torch.zeros((1, 1, 1), dtype=torch.float64, device=mask.device)
+    for axis, (count, edge) in enumerate(zip(counts, voxel_size, strict=True)):
+        centre = float(np.average(np.arange(len(count)), weights=count))
+        places = torch.arange(len(count), dtype=torch.float64, device=mask.device)
+        distance = (places - centre) * edge
+        near = torch.nonzero(distance.abs() <= radius).flatten()
+        box.append(slice(int(near[0]), int(near[-1]) + 1))
+        squared = squared + distance[box[-1]].square().reshape([-1 if a == axis else 1 for a in range(3)])
+    return tuple(box), mask[tuple(box)] & (squared <= radius**2)
+
+
+def _median_is_below(image: Tensor, threshold: float, box: tuple[slice, ...]) -> Tensor:
+    """Whether the median over 3×3×3 voxels is below a threshold, in a box of the image.
+
+    It is where 14 of the 27 are. Beyond the edge of the image its last voxels are repeated.
+    """
+    below = image
+    for axis, part in enumerate(box):
+        places = torch.arange(part.start - 1, part.stop + 1, device=image.device)
+        below = below.index_select(axis, places.clamp(0, image.shape[axis] - 1))
+    count = (below < threshold).to(torch.uint8)
+    for axis in range(3):
+        inner = count.shape[axis] - 2
+        count = sum(count.narrow(axis, start, inner) for start in range(3))
+    return count >= 14
 
 
 def reference_region(
@@ -231,13 +260,14 @@ def reference_susceptibility(
     mask = mask.bool()
     if region is None:
         return Referenced(torch.where(mask, susceptibility, 0), 0.0, 0.0, 0)
-    values = susceptibility[mask & region.bool()].double()
-    if not values.numel():
+    # NumPy picks the values without listing their indices, which PyTorch would, in 24 bytes a voxel.
+    values = susceptibility.cpu().numpy()[(mask & region.bool()).cpu().numpy()]
+    if not values.size:
         raise ValueError("the reference region has no voxel in the mask")
-    mean = values.mean()
+    mean = float(values.mean(dtype=np.float64))
     return Referenced(
-        susceptibility=torch.where(mask, susceptibility - mean.to(susceptibility.dtype), 0),
-        mean=float(mean),
-        standard_deviation=float(values.std(correction=0)),
-        n_voxels=values.numel(),
+        susceptibility=torch.where(mask, susceptibility - mean, 0),
+        mean=mean,
+        standard_deviation=float(values.std(dtype=np.float64)),
+        n_voxels=values.size,
     )

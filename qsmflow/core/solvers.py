@@ -102,27 +102,29 @@ def least_squares(
     *,
     gain: float,
     noise: float = 0.0,
-    rtol: float = 0.1,
+    rtol: float = 1.0,
     max_steps: int = 200,
 ) -> Solution:
     """Minimise ‖b − A x‖ by conjugate gradients, as far as the residual has structure.
 
-    The gradient Aᴴr of a residual r of white noise has a norm of about gain·‖r‖. Once the gradient is
-    a small fraction of that, what is left in r cannot be told from something A does not explain, and
-    further steps only fit noise. Early stopping is what regularises an ill-posed problem here.
+    The gradient Aᴴr of a residual r of white noise has a norm of about gain·‖r‖. Once it is no more
+    than that, what is left in r cannot be told from something A does not explain, and further steps
+    only fit noise. Early stopping is what regularises an ill-posed problem here. Where A explains all but
+    the noise, the residual is to be small as well.
 
     Parameters
     ----------
     operator, adjoint : callable
-        Tensor to tensor, A x and Aᴴ r.
+        Tensor to tensor, A x and Aᴴ r. Each result is used up before the next call, so both may write to
+        the same buffer.
     data : Tensor
         b, any shape.
     gain : float
-        Root mean square of ‖Aᴴr‖ / ‖r‖ over white noise r.
+        Root mean square of ‖Aᴴr‖ / ‖r‖ over white noise r, or a fraction of it.
     noise : float
         Norm of the noise in b; a smaller residual is not believed.
     rtol : float
-        Stop once ‖Aᴴr‖ ≤ rtol·gain·max(‖r‖, noise).
+        Stop once ‖Aᴴr‖ ≤ gain·max(‖r‖, noise) and ‖r‖ ≤ max(rtol·‖b‖, noise).
     max_steps : int
         Most steps.
 
@@ -140,7 +142,7 @@ def least_squares(
     --------
     >>> matrix = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     >>> found = least_squares(
-    ...     lambda x: matrix @ x, lambda r: matrix.T @ r, torch.ones(3), gain=1.3, rtol=1e-5
+    ...     lambda x: matrix @ x, lambda r: matrix.T @ r, torch.ones(3), gain=1e-5
     ... )
     >>> [round(v, 4) for v in found.value.tolist()], found.n_iterations
     ([1.0, 0.5], 2)
@@ -150,15 +152,18 @@ def least_squares(
     value = torch.zeros_like(gradient)
     direction = gradient.clone()
     norm, error, slope = float(data.norm()), float(residual.norm()), float(gradient.norm())
+
+    def unfinished() -> bool:
+        return slope > 0 and (slope > gain * max(error, noise) or error > max(rtol * norm, noise))
+
     steps = 0
-    while slope > rtol * gain * max(error, noise) and steps < max_steps:
+    while unfinished() and steps < max_steps:
         applied = operator(direction)
-        step = (slope / applied.norm()) ** 2
-        value.addcmul_(direction, step)
-        residual.addcmul_(applied, step, value=-1)
+        step = (slope / float(applied.norm())) ** 2
+        value.add_(direction, alpha=step)
+        residual.sub_(applied, alpha=step)
         gradient = adjoint(residual)
         previous, slope, error = slope, float(gradient.norm()), float(residual.norm())
         direction.mul_((slope / previous) ** 2).add_(gradient)
         steps += 1
-    converged = slope <= rtol * gain * max(error, noise)
-    return Solution(value, steps, converged, error / norm if norm else 0.0)
+    return Solution(value, steps, not unfinished(), error / norm if norm else 0.0)

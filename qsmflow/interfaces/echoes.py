@@ -39,8 +39,11 @@ class ScaleEchoes(Stage):
     def _run_stage(self, folder: Path) -> dict:
         like = self.inputs.magnitude[0]
         phase_range = self.inputs.phase_range
-        magnitude = np.stack([load(path).squeeze().numpy() for path in self.inputs.magnitude])
-        phase = np.stack([scale_phase(path, phase_range) for path in self.inputs.phase])
+        shape = nib.load(like).shape[:3]
+        magnitude, phase = (np.empty((len(self.inputs.phase), *shape), np.float32) for _ in range(2))
+        for echo, paths in enumerate(zip(self.inputs.magnitude, self.inputs.phase, strict=True)):
+            magnitude[echo] = load(paths[0]).numpy().reshape(shape)
+            phase[echo] = scale_phase(paths[1], phase_range).reshape(shape)
         record = StageRecord(
             stage="Phase scaling",
             algorithm="Linear map of the stored values to rad",
@@ -49,8 +52,10 @@ class ScaleEchoes(Stage):
         )
         return {
             "magnitude": save(magnitude, folder / "magnitude.nii", like=like),
-            "phase": save(phase.reshape(magnitude.shape), folder / "phase.nii", like=like),
-            "combined": save(np.sqrt((magnitude**2).sum(axis=0)), folder / "combined.nii", like=like),
+            "phase": save(phase, folder / "phase.nii", like=like),
+            "combined": save(
+                np.sqrt(np.einsum("exyz,exyz->xyz", magnitude, magnitude)), folder / "combined.nii", like=like
+            ),
             "out_record": record.to_dict(),
         }
 

@@ -8,6 +8,7 @@ from nipype.interfaces.base import File, traits
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.inversion.medi import PRESETS, invert_medi
 from qsmflow.core.inversion.tkd import invert_tkd
+from qsmflow.core.inversion.tv import IN_VIVO, invert_tv
 from qsmflow.core.units import hertz_per_ppm, radian_per_hertz
 from qsmflow.interfaces.images import geometry, load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
@@ -58,13 +59,16 @@ class InvertByTKD(Stage):
         }
 
 
-class _InvertByMEDIInputSpec(_InversionInputSpec):
+class _IterativeInputSpec(_InversionInputSpec):
     frequency_noise = File(exists=True, mandatory=True, desc="standard deviation of the frequency in Hz")
     frequency_period = traits.Float(mandatory=True, desc="ambiguity of the frequency in Hz")
+    settings = traits.Dict(usedefault=True, desc="fields of the core's settings that differ from the default")
+
+
+class _InvertByMEDIInputSpec(_IterativeInputSpec):
     magnitude = File(exists=True, mandatory=True, desc="image whose edges the susceptibility may share")
     csf_mask = traits.Either(None, File(exists=True), usedefault=True, desc="voxels to be uniform (MEDI+0)")
     preset = traits.Str(mandatory=True, desc="name of the MediSettings to start from")
-    settings = traits.Dict(usedefault=True, desc="fields of MediSettings that differ from the preset")
 
 
 class InvertByMEDI(Stage):
@@ -97,12 +101,53 @@ class InvertByMEDI(Stage):
         record = StageRecord(
             stage="Dipole inversion",
             algorithm="MEDI, morphology enabled dipole inversion",
-            parameters={"Preset": self.inputs.preset, **asdict(settings)},
+            parameters={
+                "Preset": self.inputs.preset,
+                **asdict(settings),
+                "regularisation": found.regularisation,
+            },
             references=("liu2012medi", "liu2013nonlinear") if settings.nonlinear else ("liu2012medi",),
             n_iterations=found.n_iterations,
             converged=found.converged,
             residual=found.residual,
             warnings=warnings,
+        )
+        return {
+            "susceptibility": save(
+                found.susceptibility, folder / "susceptibility.nii", like=self.inputs.local_field
+            ),
+            "out_record": record.to_dict(),
+        }
+
+
+class InvertByTV(Stage):
+    """Nonlinear dipole inversion with total variation."""
+
+    input_spec = _IterativeInputSpec
+    output_spec = _InversionOutputSpec
+
+    def _run_stage(self, folder: Path) -> dict:
+        use_gpu = self.inputs.use_gpu
+        frame = geometry(self.inputs.local_field)
+        hertz = hertz_per_ppm(self.inputs.field_strength)
+        settings = replace(IN_VIVO, **self.inputs.settings)
+        found = invert_tv(
+            load(self.inputs.local_field, use_gpu=use_gpu) / hertz,
+            noise=load(self.inputs.frequency_noise, use_gpu=use_gpu) / hertz,
+            mask=load_mask(self.inputs.mask, use_gpu=use_gpu),
+            voxel_size=frame.voxel_size,
+            b0_direction=frame.b0_direction,
+            radian_per_ppm=hertz * radian_per_hertz(1 / self.inputs.frequency_period),
+            settings=settings,
+        )
+        record = StageRecord(
+            stage="Dipole inversion",
+            algorithm="TV, nonlinear inversion with total variation",
+            parameters=asdict(settings) | {"regularisation": found.regularisation},
+            references=("milovic2018",),
+            n_iterations=found.n_iterations,
+            converged=found.converged,
+            residual=found.residual,
         )
         return {
             "susceptibility": save(

@@ -66,7 +66,7 @@ class RefineMask(Stage):
         if self.inputs.keep_whole:
             refined, lost, algorithm = mask, 0.0, "None: the given mask is kept whole"
         else:
-            phase = load(self.inputs.frequency) * radian_per_hertz(1 / self.inputs.frequency_period)
+            phase = load(self.inputs.frequency).mul_(radian_per_hertz(1 / self.inputs.frequency_period))
             quality = phase_quality_mask(phase, magnitude=load(self.inputs.magnitude), mask=mask)
             voxel_size = geometry(self.inputs.mask).voxel_size
             found = combine_masks(mask, quality, voxel_size=voxel_size)

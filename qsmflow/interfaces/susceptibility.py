@@ -60,11 +60,12 @@ class DetectPhaseSign(Stage):
             },
             warnings=_sign_warnings(found, given=given),
         )
-        total_field = load(self.inputs.total_field)
         like = self.inputs.local_field
         return {
-            "total_field": save(sign * total_field, folder / "total_field.nii", like=like),
-            "local_field": save(sign * local_field, folder / "local_field.nii", like=like),
+            "local_field": save(local_field.mul_(sign), folder / "local_field.nii", like=like),
+            "total_field": save(
+                load(self.inputs.total_field).mul_(sign), folder / "total_field.nii", like=like
+            ),
             "out_record": record.to_dict(),
         }
 

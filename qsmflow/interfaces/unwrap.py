@@ -31,7 +31,7 @@ class UnwrapPhase(Stage):
     def _run_stage(self, folder: Path) -> dict:
         hertz_per_radian = 1 / radian_per_hertz(1 / self.inputs.frequency_period)
         found = unwrap_phase(
-            load(self.inputs.frequency) / hertz_per_radian,
+            load(self.inputs.frequency).div_(hertz_per_radian),
             weights=load(self.inputs.magnitude),
             mask=load_mask(self.inputs.mask),
         )
@@ -44,7 +44,7 @@ class UnwrapPhase(Stage):
             converged=found.converged,
             residual=found.residual,
         )
-        total_field = found.phase * hertz_per_radian
+        total_field = found.phase.mul_(hertz_per_radian)
         return {
             "total_field": save(total_field, folder / "total_field.nii", like=self.inputs.frequency),
             "out_record": record.to_dict(),

@@ -237,7 +237,7 @@ def _checked(volumes: Sequence[ArrayLike], mask: ArrayLike | None) -> list[NDArr
         raise ValueError(f"volumes and mask must be three-dimensional on one grid, got {sorted(shapes)}")
     if any(np.iscomplexobj(array) for array in arrays):
         raise ValueError("complex volumes cannot be drawn; take the magnitude or the phase")
-    return [array.astype(np.float32) for array in arrays]
+    return [array.astype(np.float32, copy=False) for array in arrays]
 
 
 def _region(arrays: Sequence[NDArray], mask: ArrayLike | None) -> NDArray[np.bool_]:

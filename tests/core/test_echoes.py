@@ -147,6 +147,37 @@ def test_finds_the_least_squares_of_an_independent_optimiser(snr):
         assert ours[voxel] <= theirs * (1 + 1e-6)
 
 
+def least_on_a_grid(signal, times):
+    """Smallest relative residual over a dense grid of decays and frequencies, amplitude fitted exactly."""
+    times, period = np.asarray(times), frequency_period(times)
+    rates, frequencies = np.linspace(-100, 300, 81), np.linspace(-period / 2, period / 2, 401)
+    lines = np.exp(-np.multiply.outer(rates[:, None] - 2j * math.pi * frequencies, times)).reshape(
+        -1, len(times)
+    )
+    lines /= np.linalg.norm(lines, axis=1, keepdims=True)
+    explained = (np.abs(lines.conj() @ signal) ** 2).max(0)
+    return np.sqrt(1 - explained / np.linalg.norm(signal, axis=0) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("times", "snr", "share"), [(EVEN, 3, 0.01), ((0.004, 0.009, 0.014, 0.019, 0.0255), 8, 0.003)]
+)
+def test_no_other_minimum_lies_lower(times, snr, share):
+    period = frequency_period(times)
+    signal = model(times, 1.0, 25.0, 0.4, uniform(-period / 2, period / 2, 2000))
+    signal = signal + noise_like(signal, 1 / snr)
+    fit = fit_echoes(volume(signal), echo_times=times, noise=1 / snr)
+    lower = flat(fit.relative_residual) > least_on_a_grid(signal, times) + 1e-3
+    assert lower.mean() < share
+
+
+def test_spacings_equal_in_single_precision_count_as_equal():
+    times = torch.arange(0.004, 0.025, 0.005).double() + 1e-9 * torch.tensor([0, 1, -1, 1, 0])
+    train = echoes._EchoTrain.build(times.numpy(), bipolar=False)
+    assert len(train.spacings) == 1
+    assert train.n_aliases == 1
+
+
 def test_a_bipolar_phase_left_out_spoils_the_fit():
     signal = volume(model(EVEN, 1.0, 25.0, 0.4, np.full(3, 20.0), 0.4))
     plain = fit_echoes(signal, echo_times=EVEN)
@@ -216,6 +247,17 @@ def test_noise_alone_stays_finite_and_far_from_certain():
     assert fit.frequency_noise.median() > 0.02 * fit.frequency_period
 
 
+def test_a_mask_changes_no_voxel_within():
+    signal = model(EVEN, 1.0, 25.0, 0.4, np.linspace(-90, 90, 300))
+    signal = volume(signal + noise_like(signal, 0.3))  # some need a second start
+    mask = torch.rand(300, 1, 1) > 0.5
+    whole = fit_echoes(signal, echo_times=EVEN, noise=0.3, tolerance=1e-5)
+    part = fit_echoes(signal, echo_times=EVEN, noise=0.3, tolerance=1e-5, mask=mask)
+    for name in ("frequency", "r2star", "magnitude", "phase_offset", "frequency_noise", "relative_residual"):
+        inside, expected = getattr(part, name)[mask], getattr(whole, name)[mask]
+        torch.testing.assert_close(inside, expected, atol=1e-3, rtol=1e-3)
+
+
 def test_chunks_do_not_show(monkeypatch):
     signal = model(UNEVEN, 1.0, 25.0, 0.4, np.linspace(-450, 450, 300))
     signal = volume(signal + noise_like(signal, 0.05))
@@ -223,6 +265,7 @@ def test_chunks_do_not_show(monkeypatch):
     monkeypatch.setattr(echoes, "CHUNK_VOXELS", 7)
     pieces = fit_echoes(signal, echo_times=UNEVEN)
     torch.testing.assert_close(pieces.frequency, whole.frequency, atol=1e-3, rtol=0)
+    torch.testing.assert_close(pieces.r2star, whole.r2star, atol=1e-2, rtol=0)
     assert pieces.noise == pytest.approx(whole.noise, rel=1e-4)
 
 

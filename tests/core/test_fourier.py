@@ -56,6 +56,17 @@ def test_spherical_mean_is_the_mean_of_the_ball(shape):
     torch.testing.assert_close(mean.mean(), image.mean())
 
 
+@pytest.mark.parametrize("shape", [(6, 5, 8), (5, 6, 7), (1, 4, 2)])
+@pytest.mark.parametrize("radius", [0.5, 3.0, 5.0])
+def test_a_spherical_mean_wider_than_the_grid_takes_each_voxel_once(shape, radius):
+    distances = np.meshgrid(
+        *(np.fft.fftfreq(n, d=1 / n) * edge for n, edge in zip(shape, VOXEL, strict=True)), indexing="ij"
+    )
+    ball = sum(distance**2 for distance in distances) <= radius**2
+    kernel = spherical_mean_kernel(shape, voxel_size=VOXEL, radius=radius, dtype=torch.float64)
+    np.testing.assert_allclose(kernel, np.fft.rfftn(ball / ball.sum()).real, atol=1e-12)
+
+
 def test_gradient_of_a_ramp_is_its_slope_in_mm():
     slopes = (2.0, -3.0, 0.5)
     grid = torch.meshgrid(

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from qsmflow.core.masks import brain_mask, combine_masks, erode, phase_coherence, phase_quality_mask
 
@@ -199,6 +200,17 @@ def test_coherence_does_not_look_outside_the_mask():
     torch.testing.assert_close(phase_coherence(phase, mask=mask)[mask], torch.ones(8 * 16 * 16))
 
 
+def test_slabs_of_the_quality_mask_leave_no_seam():
+    shape = (10, 256, 257)  # more than two slabs
+    phase, magnitude = 0.8 * torch.randn(shape), torch.rand(shape)
+    mask = torch.rand(shape) > 0.1
+    mask[0], mask[:, :3] = False, False
+    coherence = phase_coherence(phase, magnitude=magnitude, mask=mask)
+    threshold = float(coherence[mask].median())
+    good = phase_quality_mask(phase, magnitude=magnitude, mask=mask, threshold=threshold)
+    assert torch.equal(good, (coherence > threshold) & mask)
+
+
 def test_quality_of_a_measured_phase_keeps_all_but_vessels(test_data):
     magnitude, _ = load_crop(test_data)
     stored = np.asarray(nibabel.load(test_data / "romeo_small" / "small_Phase.nii.gz").dataobj.get_unscaled())
@@ -259,6 +271,17 @@ def test_erosion_is_by_millimetres_on_every_axis():
     inner[6:14, 4:16, 3:17] = True
     eroded = erode(mask, radius=2, voxel_size=(0.5, 1, 2))
     assert torch.equal(eroded, inner)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2.5, 5, 40])
+@pytest.mark.parametrize("shape", [(40, 21, 18), (1, 30, 30), (5, 1, 9)])
+def test_erosion_is_by_the_distance_to_the_nearest_voxel_outside(shape, radius):
+    # Distances of exactly the radius are among them: 3 and 4 voxels of these edges make 2.5 mm.
+    mask, voxel_size = torch.rand(shape) > 0.002, (0.5, 0.5, 1.25)
+    mask[0, 0, 0] = False
+    distance = ndimage.distance_transform_edt(mask.numpy(), sampling=voxel_size)
+    eroded = erode(mask, radius=radius, voxel_size=voxel_size)
+    assert np.array_equal(eroded.numpy(), distance > radius)
 
 
 def test_the_edge_of_the_image_erodes_nothing():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.stats import rankdata
 
 from qsmflow.core.dipole import dipole_field
 from qsmflow.core.masks import erode
@@ -98,6 +99,20 @@ def test_rank_biserial_correlation_counts_pairs():
     assert susceptibility_r2star_correlation(susceptibility, r2star, mask, highest=0.2) == pytest.approx(
         (3 - 1) / 4
     )
+
+
+@pytest.mark.parametrize("n_levels", [3, 20, 10**6])
+@pytest.mark.parametrize("highest", [0.02, 0.3, 1])
+def test_rank_biserial_correlation_is_a_difference_of_mean_ranks(n_levels, highest):
+    susceptibility, r2star = (torch.randint(n_levels, (9, 8, 7)).float() for _ in range(2))
+    ranks, rates = (rankdata(image.flatten()) for image in (susceptibility, r2star))
+    high = rates > (1 - highest) * ranks.size
+    expected = (
+        0 if high.all() or not high.any() else 2 * (ranks[high].mean() - ranks[~high].mean()) / ranks.size
+    )
+    mask = torch.ones(9, 8, 7, dtype=torch.bool)
+    found = susceptibility_r2star_correlation(susceptibility, r2star, mask, highest=highest)
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_r2star_without_contrast_tells_nothing():

@@ -1,7 +1,9 @@
 """Ventricles in an R2* map, and what referencing does to a susceptibility."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from qsmflow.core.masks import erode
 from qsmflow.core.reference import NoCsfError, csf_mask, reference_region, reference_susceptibility
@@ -32,6 +34,20 @@ def test_ventricles_are_found_and_sulci_are_not(brain):
     assert int((found & ~ventricles).sum()) == 0
     inner = erode(ventricles, radius=max(VOXEL), voxel_size=VOXEL)
     assert int((found & inner).sum()) > 0.95 * int(inner.sum())
+
+
+def test_fluid_is_where_the_median_of_the_neighbours_is_low():
+    # The ball in the middle, 30 mm wide each way, is cut off by the image along x.
+    shape, edge = (8, 30, 26), 5.0
+    r2star, mask = 10 * torch.rand(shape), torch.ones(shape, dtype=torch.bool)
+    mask[:, :4] = False
+    centre = np.argwhere(mask.numpy()).mean(axis=0).reshape(3, 1, 1, 1)
+    ball = (np.square(np.indices(shape) - centre).sum(axis=0) * edge**2 <= 30**2) & mask.numpy()
+    low = ball & (ndimage.median_filter(r2star.numpy(), size=3, mode="nearest") < 5)
+    parts, _ = ndimage.label(low, structure=np.ones((3, 3, 3)))
+    largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    found = csf_mask(r2star, mask=mask, voxel_size=(edge,) * 3, n_parts=1)
+    assert np.array_equal(found.numpy(), largest)
 
 
 def test_a_brain_without_ventricles_says_so_and_is_its_own_reference(brain):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qsmflow.interfaces.background import RemoveBackground
+from qsmflow.interfaces.background import RemoveBackgroundByPDF
 from qsmflow.interfaces.echoes import FitEchoes, ScaleEchoes
 from qsmflow.interfaces.inversion import InvertByTKD
 from qsmflow.interfaces.susceptibility import DetectPhaseSign, ReferenceSusceptibility

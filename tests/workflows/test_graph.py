@@ -9,14 +9,18 @@ from nipype.pipeline.engine.utils import generate_expanded_graph
 from qsmflow.reports.methods import cite
 from qsmflow.workflows.base import init_qsmflow_wf, log_dir
 
-METHODS = {"medi": "liu2012medi", "tkd": "shmueli2009"}
+METHODS = {"medi": "liu2012medi", "tv": "milovic2018", "tkd": "shmueli2009"}
+BACKGROUNDS = {"pdf": "liu2011pdf", "vsharp": "wu2012vsharp"}
 REFERENCES = {"csf": "ventricular", "brain": "to the mean of the brain mask.", "none": "not referenced"}
 READOUTS = {"one echo": (1, False), "four echoes": (4, False), "bipolar": (4, True)}
-# All combinations of these, with each reference beside each of their values.
+# All combinations of these, with each reference and background removal beside each of their values.
 OPTIONS = [
-    (reference, *others)
-    for others, reference in zip(
-        product(READOUTS, METHODS, (False, True), (False, True)), cycle(REFERENCES), strict=False
+    (reference, background, *others)
+    for others, reference, background in zip(
+        product(READOUTS, METHODS, (False, True), (False, True)),
+        cycle(REFERENCES),
+        cycle([*BACKGROUNDS, *reversed(BACKGROUNDS)]),
+        strict=False,
     )
 ]
 
@@ -42,12 +46,14 @@ def unmet(graph) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("reference", "readout", "inversion", "low_mem", "own_mask"), OPTIONS)
+@pytest.mark.parametrize(("reference", "background", "readout", "inversion", "low_mem", "own_mask"), OPTIONS)
 def test_every_option_builds_a_complete_graph(
-    make_settings, make_job, reference, readout, inversion, low_mem, own_mask
+    make_settings, make_job, reference, background, readout, inversion, low_mem, own_mask
 ):
     n_echoes, bipolar = READOUTS[readout]
-    settings = make_settings(inversion=inversion, reference=reference, low_mem=low_mem, bipolar=bipolar)
+    settings = make_settings(
+        background=background, inversion=inversion, reference=reference, low_mem=low_mem, bipolar=bipolar
+    )
     job = make_job(n_echoes=n_echoes, own_mask=own_mask)
     workflow = init_qsmflow_wf(settings, [job], run_id="run", use_gpu=False)
     graph = generate_expanded_graph(workflow._create_flat_graph())
@@ -61,15 +67,16 @@ def test_every_option_builds_a_complete_graph(
     assert found["refine"].inputs.keep_whole is own_mask
     assert (found["mask"].inputs.mask_file is not None) == own_mask
     assert found["reference"].inputs.reference == reference
-    _check_methods(workflow, inversion, reference, own_mask, n_echoes, bipolar)
+    _check_methods(workflow, background, inversion, reference, own_mask, n_echoes, bipolar)
 
 
-def _check_methods(workflow, inversion, reference, own_mask, n_echoes, bipolar):
+def _check_methods(workflow, background, inversion, reference, own_mask, n_echoes, bipolar):
     """The methods text names what was chosen, and nothing else."""
     text = workflow.visit_desc()
     keys = cite(text).keys
-    assert {METHODS[inversion], "liu2011pdf", "bioucasdias2007", "gorgolewski2011nipype"} <= set(keys)
-    assert not ({*METHODS.values()} - {METHODS[inversion]}) & set(keys)
+    chosen = {METHODS[inversion], BACKGROUNDS[background]}
+    assert chosen | {"bioucasdias2007", "gorgolewski2011nipype"} <= set(keys)
+    assert not ({*METHODS.values(), *BACKGROUNDS.values()} - chosen) & set(keys)
     assert [name for name, words in REFERENCES.items() if words in text] == [reference]
     assert ("mask was given" in text) == own_mask
     assert ("4 echoes (TE 4.00 to 16.00 ms)" in text) == (n_echoes == 4)
@@ -139,16 +146,24 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
         "outside_sources": True,
         "smv_radius": 5.0,
         "csf_regularisation": 0.1,
-        "max_outer_steps": 2,
+        "max_iterations": 10,
     }
     assert found["sign"].inputs.phase_sign == "-1"
-    assert found["background"].inputs.max_steps == 20
+    assert found["background"].inputs.max_steps == 10
     plain = nodes(init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False))
     assert plain["invert"].inputs.settings == {}
-    assert plain["background"].inputs.max_steps == 200
+    assert plain["background"].inputs.max_steps == 100
     tkd = make_settings(inversion="tkd", tkd_threshold=0.1)
     found = nodes(init_qsmflow_wf(tkd, [make_job()], run_id="run", use_gpu=False))
     assert found["invert"].inputs.threshold == 0.1
+    tv = make_settings(inversion="tv", tv_lambda=2e-4, background="vsharp")
+    workflow = init_qsmflow_wf(tv, [make_job()], run_id="run", use_gpu=False)
+    assert nodes(workflow)["invert"].inputs.settings == {"regularisation": 2e-4}
+    assert "discrepancy principle" not in workflow.visit_desc()
+    assert (
+        "discrepancy principle"
+        in init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False).visit_desc()
+    )
 
 
 def test_subjects_whose_names_interleave_stay_whole(make_settings, make_job):

@@ -2,25 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from qsmflow.core.crop import masked_crop, uncropped
-from qsmflow.core.dipole import DipoleConvolution
-from qsmflow.core.fourier import spherical_mean_kernel
-from qsmflow.core.inversion.objective import MorphologyObjective, edge_free
+from qsmflow.core.fourier import good_size, spherical_mean_kernel, voxels_along
+from qsmflow.core.inversion.admm import OUTSIDE_WEIGHT, AlternatingDirections, InversionProblem, minimise
+from qsmflow.core.inversion.discrepancy import discrepancy_principle
+from qsmflow.core.inversion.edges import edge_free
 from qsmflow.core.inversion.result import Inversion
-from qsmflow.core.solvers import conjugate_gradient
 from qsmflow.core.weights import noise_weights
 
-#: How far around the mask, in mm, sources may take up what background is left.
-OUTSIDE_MARGIN = 8.0
-#: How much larger than χ such sources are expected to be; it only conditions the solver.
-OUTSIDE_SCALE = 5.0
 #: MERIT calls a voxel an outlier where its weighted residual exceeds this many standard deviations.
 OUTLIER_THRESHOLD = 6.0
 
@@ -31,8 +26,11 @@ class MediSettings:
 
     Attributes
     ----------
-    regularisation : float
+    regularisation : float or None
         λ in ppm·mm. It weighs the regularisation, so more is smoother; the data term has weight one.
+        None takes the one that leaves the residual asked for by ``discrepancy``.
+    discrepancy : float
+        Residual that an automatic λ aims at, over the noise.
     edge_fraction : float
         Fraction of the gradient components in the mask that count as edges and are left free.
     nonlinear : bool
@@ -46,16 +44,10 @@ class MediSettings:
         Radius in mm of the spherical mean taken off the field and the dipole; 0 for none.
     csf_regularisation : float
         λ_C, dimensionless; weight of the variance of χ in cerebrospinal fluid; 0 for none.
-    smoothing : float
-        ε in ppm/mm; gradients below it are penalised by their square.
-    max_outer_steps : int
-        Most Gauss–Newton steps.
     tolerance : float
-        Stop once a step changes χ by less than this fraction of its norm.
-    cg_steps : int
-        Most conjugate gradient steps in each outer step.
-    cg_tolerance : float
-        Relative residual at which these end.
+        Stop once five iterations change the objective by less than this fraction of it.
+    max_iterations : int
+        Most iterations.
 
     Raises
     ------
@@ -68,18 +60,16 @@ class MediSettings:
     0.3
     """
 
-    regularisation: float
+    regularisation: float | None = None
+    discrepancy: float = 1.0
     edge_fraction: float = 0.3
     nonlinear: bool = True
     merit: bool = False
     outside_sources: bool = False
     smv_radius: float = 0.0
     csf_regularisation: float = 0.0
-    smoothing: float = 1e-3
-    max_outer_steps: int = 20
-    tolerance: float = 0.02
-    cg_steps: int = 50
-    cg_tolerance: float = 0.1
+    tolerance: float = 3e-4
+    max_iterations: int = 200
 
     def __post_init__(self):
         problems = [
@@ -93,18 +83,21 @@ class MediSettings:
 
 
 _RANGES = {
-    "positive and finite": (lambda value: 0 < value < math.inf, ("regularisation", "smoothing")),
+    "positive and finite": (
+        lambda value: value is None or 0 < value < math.inf,
+        ("regularisation", "discrepancy"),
+    ),
     "zero or more and finite": (lambda value: 0 <= value < math.inf, ("smv_radius", "csf_regularisation")),
     "between 0 and 1": (lambda value: 0 <= value <= 1, ("edge_fraction",)),
-    "above 0 and below 1": (lambda value: 0 < value < 1, ("tolerance", "cg_tolerance")),
-    "at least 1": (lambda value: value >= 1, ("max_outer_steps", "cg_steps")),
+    "above 0 and below 1": (lambda value: 0 < value < 1, ("tolerance",)),
+    "at least 1": (lambda value: value >= 1, ("max_iterations",)),
 }
 
 #: For measured fields, where errors of the model and of the background removal outweigh the noise.
-IN_VIVO = MediSettings(regularisation=5e-4, nonlinear=True, merit=True, outside_sources=True, tolerance=0.05)
+IN_VIVO = MediSettings(discrepancy=1.5, nonlinear=True, merit=True, outside_sources=True, tolerance=2e-3)
 
-#: For exact local fields with a little noise.
-SIMULATION = MediSettings(regularisation=4e-5, nonlinear=True)
+#: For exact local fields with noise.
+SIMULATION = MediSettings(nonlinear=True)
 
 #: Settings by the name a user gives.
 PRESETS = {"in-vivo": IN_VIVO, "simulation": SIMULATION}
@@ -142,8 +135,8 @@ def invert_medi(
     local_field : Tensor
         b, (x, y, z) in ppm.
     noise : Tensor
-        (x, y, z), standard deviation of the field in any unit; where it is not positive and finite
-        the field is not believed.
+        (x, y, z), standard deviation of the field in ppm (any unit if λ is given); where it is not
+        positive and finite the field is not believed.
     magnitude : Tensor
         (x, y, z), any unit; its edges are where χ may jump.
     mask : Tensor
@@ -195,27 +188,47 @@ def invert_medi(
     """
     _check(settings, radian_per_ppm=radian_per_ppm, csf_mask=csf_mask, mask=mask)
     box, inside, field = masked_crop(local_field, mask=mask)
-    margins = [
-        math.ceil(OUTSIDE_MARGIN / float(edge)) if settings.outside_sources else 0 for edge in voxel_size
-    ]
-    grown = partial(pad, pad=[margin for margin in reversed(margins) for _ in range(2)])
-    objective, valid = _objective(
-        grown(field),
-        noise=grown(noise[box]),
-        magnitude=grown(magnitude[box]),
-        inside=grown(inside),
-        csf=grown(csf_mask[box].bool() & inside) if settings.csf_regularisation else None,
-        voxel_size=voxel_size,
-        b0_direction=b0_direction,
-        settings=settings,
-        radian_per_ppm=radian_per_ppm,
+    valid = inside
+    if settings.smv_radius:
+        field, valid = _without_spherical_mean(
+            field, inside=inside, voxel_size=voxel_size, radius=settings.smv_radius
+        )
+    weights, unit_noise = noise_weights(noise[box], mask=valid)
+    weights = weights.to(field.dtype)
+    first, adapted = discrepancy_principle(weights, unit_noise=unit_noise, discrepancy=settings.discrepancy)
+    fluid = csf_mask[box].bool() & inside if settings.csf_regularisation else None
+    solver = AlternatingDirections(
+        InversionProblem(
+            field=field,
+            weights=weights,
+            smooth=edge_free(
+                magnitude[box], mask=inside, voxel_size=voxel_size, edge_fraction=settings.edge_fraction
+            ),
+            inside=inside,
+            outside_weight=0.0 if settings.outside_sources else OUTSIDE_WEIGHT,
+            voxel_size=tuple(voxel_size),
+            b0_direction=tuple(b0_direction),
+            regularisation=settings.regularisation or first,
+            radian_per_ppm=radian_per_ppm if settings.nonlinear else None,
+            smv_radius=settings.smv_radius,
+            csf_mask=fluid,
+            csf_regularisation=settings.csf_regularisation,
+        )
     )
-    found, n_iterations, converged, residual = _minimise(objective, settings)
-    if objective.csf_mask is not None:
-        found = found - found[objective.csf_mask].mean()
-    core = tuple(slice(margin, margin + size) for margin, size in zip(margins, field.shape, strict=True))
-    susceptibility = uncropped(torch.where(valid, found, 0)[core], box=box, shape=mask.shape)
-    return Inversion(susceptibility, n_iterations, converged, residual)
+    reweighted = partial(_merit, weights) if settings.merit else None
+    del field, weights  # the solver has its own; memory is short here
+    n_iterations, converged = minimise(
+        solver,
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
+        reweighted=reweighted,
+        adapted=None if settings.regularisation else adapted,
+    )
+    found = solver.susceptibility
+    if fluid is not None:
+        found -= found[fluid].mean()
+    susceptibility = uncropped(found.masked_fill_(~valid, 0), box=box, shape=mask.shape)
+    return Inversion(susceptibility, n_iterations, converged, solver.residual(), solver.regularisation)
 
 
 def _check(settings: MediSettings, *, radian_per_ppm, csf_mask, mask: Tensor) -> None:
@@ -226,83 +239,21 @@ def _check(settings: MediSettings, *, radian_per_ppm, csf_mask, mask: Tensor) ->
         raise ValueError("csf_regularisation needs a csf_mask with voxels in the mask")
 
 
-def _objective(
-    field: Tensor,
-    *,
-    noise: Tensor,
-    magnitude: Tensor,
-    inside: Tensor,
-    csf: Tensor | None,
-    voxel_size: Sequence[float],
-    b0_direction: Sequence[float],
-    settings: MediSettings,
-    radian_per_ppm: float | None,
-) -> tuple[MorphologyObjective, Tensor]:
-    """What to minimise, and where χ is known once it is minimal."""
-    radius = settings.smv_radius
-    reach = [math.ceil(radius / float(edge)) for edge in voxel_size]
-    convolve = DipoleConvolution(
-        field.shape,
-        voxel_size=voxel_size,
-        b0_direction=b0_direction,
-        padding=[max(size // 2, extra) for size, extra in zip(field.shape, reach, strict=True)],
-        device=field.device,
-        dtype=field.dtype,
+def _without_spherical_mean(
+    field: Tensor, *, inside: Tensor, voxel_size: Sequence[float], radius: float
+) -> tuple[Tensor, Tensor]:
+    """The field less its mean over a sphere, and where the whole sphere lies in the mask."""
+    grid = good_size(field.shape, padding=voxels_along(radius, voxel_size=voxel_size))
+    mean = spherical_mean_kernel(
+        grid, voxel_size=voxel_size, radius=radius, device=field.device, dtype=field.dtype
     )
-    valid = inside
-    if radius:
-        mean = spherical_mean_kernel(
-            convolve.grid, voxel_size=voxel_size, radius=radius, device=field.device, dtype=field.dtype
-        )
-        valid = inside & (_filtered(inside.to(field.dtype), mean, convolve.grid) > 0.999)
-        field = torch.where(valid, field - _filtered(field, mean, convolve.grid), 0)
-        convolve.kernel = convolve.kernel * (1 - mean)
-    smooth = edge_free(magnitude, mask=inside, voxel_size=voxel_size, edge_fraction=settings.edge_fraction)
-    objective = MorphologyObjective(
-        convolve=convolve,
-        field=field,
-        weights=noise_weights(noise, mask=valid)[0].to(field.dtype),
-        support=torch.ones_like(inside) if settings.outside_sources else inside,
-        smooth=smooth,
-        voxel_size=tuple(voxel_size),
-        regularisation=settings.regularisation,
-        smoothing=settings.smoothing,
-        csf_mask=csf,
-        csf_regularisation=settings.csf_regularisation,
-        radian_per_ppm=radian_per_ppm if settings.nonlinear else None,
-    )
-    return objective, valid
 
+    def smoothed(image: Tensor) -> Tensor:
+        filtered = torch.fft.irfftn(torch.fft.rfftn(image, s=grid).mul_(mean), s=grid)
+        return filtered[tuple(slice(size) for size in image.shape)]
 
-def _filtered(image: Tensor, kernel: Tensor, grid: Sequence[int]) -> Tensor:
-    """Convolution on a padded grid."""
-    filtered = torch.fft.irfftn(torch.fft.rfftn(image, s=grid).mul_(kernel), s=grid)
-    return filtered[tuple(slice(size) for size in image.shape)]
-
-
-def _minimise(objective: MorphologyObjective, settings: MediSettings) -> tuple[Tensor, int, bool, float]:
-    """χ, outer steps, whether they converged, and the residual relative to the field."""
-    found = torch.zeros_like(objective.field)
-    weights = objective.weights
-    scale = torch.where(weights > 0, 1, OUTSIDE_SCALE**2).to(found.dtype)
-    converged, steps = False, 0
-    while not converged and steps < settings.max_outer_steps:
-        change = conjugate_gradient(
-            objective.curvature(found),
-            -objective.gradient(found),
-            preconditioner=scale.mul,
-            rtol=settings.cg_tolerance,
-            max_steps=settings.cg_steps,
-        ).value
-        found = found + change
-        steps += 1
-        known = weights > 0
-        converged = bool(change[known].norm() <= settings.tolerance * found[known].norm())
-        if settings.merit:
-            objective = replace(objective, weights=_merit(weights, objective.misfit(found)))
-    size = float((objective.weights * objective.field).norm())
-    residual = float((objective.weights * objective.misfit(found)).norm())
-    return found, steps, converged, residual / size if size else 0.0
+    valid = inside & (smoothed(inside.to(field.dtype)) > 0.999)
+    return torch.where(valid, field - smoothed(field), 0), valid
 
 
 def _merit(weights: Tensor, misfit: Tensor) -> Tensor:

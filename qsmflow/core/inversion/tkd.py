@@ -1,5 +1,6 @@
 """Thresholded k-space division."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,11 @@ from torch import Tensor
 
 from qsmflow.core.crop import masked_crop, uncropped
 from qsmflow.core.dipole import DipoleConvolution
+from qsmflow.core.fourier import voxels_along
 from qsmflow.core.inversion.result import Inversion
+
+#: Zeros in mm around the box of the mask; more lowers the error by less than 1 % of it.
+PADDING = 10.0
 
 
 def invert_tkd(
@@ -40,7 +45,8 @@ def invert_tkd(
     Returns
     -------
     Inversion
-        Susceptibility in ppm, zero outside the mask.
+        Susceptibility in ppm, zero outside the mask; the residual is that of the map before the mask
+        cuts it, which the division tells without another convolution.
 
     Raises
     ------
@@ -65,15 +71,25 @@ def invert_tkd(
         field.shape,
         voxel_size=voxel_size,
         b0_direction=b0_direction,
+        padding=voxels_along(PADDING, voxel_size=voxel_size),
         device=field.device,
         dtype=field.dtype,
     )
     kernel = convolve.kernel
-    inverse = kernel.sign() / kernel.abs().clamp(min=threshold)
-    spectrum = torch.fft.rfftn(field, s=convolve.grid).mul_(inverse)
-    inverted = torch.fft.irfftn(spectrum, s=convolve.grid)[tuple(slice(size) for size in field.shape)]
-    inverted = torch.where(inside, inverted, 0)
-    misfit = torch.where(inside, convolve(inverted) - field, 0)
-    norm = float(field.norm())
+    inverse = kernel.sign().div_(kernel.abs().clamp_(min=threshold))
+    spectrum = torch.fft.rfftn(field, s=convolve.grid)
+    whole = _norm(spectrum)
+    inverted = torch.fft.irfftn(spectrum * inverse, s=convolve.grid)
+    misfit = _norm(spectrum.mul_(kernel.mul_(inverse).sub_(1)))
+    inverted = torch.where(inside, inverted[tuple(slice(size) for size in field.shape)], 0)
     susceptibility = uncropped(inverted, box=box, shape=mask.shape)
-    return Inversion(susceptibility, 1, True, float(misfit.norm()) / norm if norm else 0.0)
+    return Inversion(susceptibility, 1, True, misfit / whole if whole else 0.0)
+
+
+def _norm(half: Tensor) -> float:
+    """Norm of a spectrum with an even last size of which the stored half is given.
+
+    Every plane stands for its mirror image as well, but for the first and the last.
+    """
+    squares = [float(torch.view_as_real(part).norm()) ** 2 for part in (half, half[..., 0], half[..., -1])]
+    return math.sqrt(max(2 * squares[0] - squares[1] - squares[2], 0))

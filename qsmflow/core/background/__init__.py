@@ -1,0 +1,1 @@
+"""Removal of the field that sources outside the mask make."""
