@@ -8,12 +8,9 @@ deviations over their bounds at the true signal; a slip is a frequency more than
 
 import argparse
 import math
-import resource
-import subprocess
-import sys
-import time
 
 import torch
+from measure import copy_seconds, measured
 from torch import Tensor
 
 from qsmflow.core.echoes import EchoFit, fit_echoes
@@ -61,41 +58,6 @@ def bounds(times: Tensor, *, snr: float, bipolar: bool) -> tuple[float, float]:
     return turn / (2 * math.pi * snr), 1 / (math.sqrt(information(1)) * snr)
 
 
-def seconds(action, device: torch.device, *, repeats: int) -> float:
-    """Shortest wall time of several runs."""
-    durations = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        durations.append(time.perf_counter() - start)
-    return min(durations)
-
-
-def bytes_floor(signal: Tensor, fit: EchoFit) -> float:
-    """Seconds to move the fit's input and output once."""
-    maps = [value for value in vars(fit).values() if isinstance(value, Tensor)]
-    moved = signal.nbytes + sum(m.nbytes for m in maps)
-    target = torch.empty_like(signal)
-    return seconds(lambda: target.copy_(signal), signal.device, repeats=5) * moved / (2 * signal.nbytes)
-
-
-def peak_images(signal: Tensor, fit) -> float:
-    """Images of float32 that a first fit in this process takes beyond what was there."""
-    cuda = signal.device.type == "cuda"
-
-    def peak() -> int:
-        if cuda:
-            return torch.cuda.max_memory_allocated(signal.device)
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-    fit(signal[:, :4, :4, :4].contiguous())  # libraries load now
-    before = peak()
-    fit(signal)
-    return (peak() - before) / (4 * signal[0].numel())
-
-
 def report(name: str, arguments: argparse.Namespace, *, snr: float) -> None:
     """Print the row of one case."""
     times, bipolar = trains(arguments.echoes, arguments.device)[name]
@@ -104,10 +66,13 @@ def report(name: str, arguments: argparse.Namespace, *, snr: float) -> None:
     def run(part: Tensor) -> EchoFit:
         return fit_echoes(part, echo_times=times.tolist(), bipolar=bipolar)
 
-    images = peak_images(signal, run)
-    fit = run(signal)
-    taken = seconds(lambda: run(signal), arguments.device, repeats=arguments.repeats)
-    floor = bytes_floor(signal, fit)
+    device = str(arguments.device)
+    run(signal[:, :4, :4, :4].contiguous())  # libraries load now
+    runs = [measured(lambda: run(signal), device=device) for _ in range(arguments.repeats)]
+    fit, images = runs[0].value, runs[0].peak / (4 * signal[0].numel())
+    taken = min(run.seconds for run in runs)
+    maps = [value for value in vars(fit).values() if isinstance(value, Tensor)]
+    floor = copy_seconds(signal.nbytes + sum(image.nbytes for image in maps), device=device)
     error = fit.frequency - frequency
     error -= fit.frequency_period * (error / fit.frequency_period).round()
     frequency_bound, r2star_bound = bounds(times, snr=snr, bipolar=bipolar)
@@ -121,20 +86,15 @@ def report(name: str, arguments: argparse.Namespace, *, snr: float) -> None:
 
 
 def main() -> None:
-    """Print one row a case, each from a process of its own, as memory is measured by its peak."""
+    """Print one row a case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=(160, 160, 96))
     parser.add_argument("--echoes", type=int, default=5)
     parser.add_argument("--snr", type=float, nargs="+", default=(20.0, 100.0))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--case", help="this one only, in this process")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    if arguments.case:
-        for snr in arguments.snr:
-            report(arguments.case, arguments, snr=snr)
-        return
     shape = "x".join(map(str, arguments.shape))
     print(f"{shape}, {arguments.echoes} echoes, {arguments.device}, {torch.get_num_threads()} threads")
     print(
@@ -144,8 +104,7 @@ def main() -> None:
     )
     for name in trains(arguments.echoes, arguments.device):
         for snr in arguments.snr:
-            command = [sys.executable, __file__, *sys.argv[1:], "--case", name, "--snr", str(snr)]
-            subprocess.run(command, check=True)
+            report(name, arguments, snr=snr)
 
 
 if __name__ == "__main__":

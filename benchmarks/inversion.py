@@ -1,32 +1,35 @@
-"""Time, transforms, memory and error of the dipole inversions against their floor.
+"""Dipole inversions of exact fields with noise: error, choice of λ, and distance from the minimum.
 
-Usage: python benchmarks/inversion.py [nx ny nz] ...
-
-A row a method on a head-like phantom of 1 mm voxels, its field exact but for 1 ppb of noise: seconds,
-iterations, the time of the four real transforms that an iteration cannot do without (two in all for the
-division), the ratio to it, the peak memory in float32 volumes beyond the inputs, and the demeaned error.
-Below each shape stands the excess of MEDI's objective over that after 400 iterations.
+Run ``python benchmarks/inversion.py [NXxNYxNZ ...] [--device cuda]``; 96x96x96 unless given. Two truths: the
+head of the simulator, smooth and with texture, its noise that of the echo fit; and nested ellipsoids, uniform
+each, with 1 ppb of noise. Of each a row a method: seconds, iterations, λ (ppm·mm) and the demeaned error.
+Then the error at multiples of the λ that the discrepancy principle takes, and the excess of the objective at
+the end over that after 500 iterations in float64, at the same λ. Floors and memory: benchmarks/stages.py.
 """
 
-import multiprocessing
-import resource
-import sys
-import time
-from dataclasses import replace
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
+from measure import combined_magnitude, measured, nrmse, simulated
+from torch import Tensor
 
+from qsmflow.core.crop import bounding_box
 from qsmflow.core.dipole import dipole_field
-from qsmflow.core.inversion.admm import AlternatingDirections, InversionProblem, minimise
+from qsmflow.core.echoes import fit_echoes
+from qsmflow.core.inversion.admm import OUTSIDE_WEIGHT, AlternatingDirections, InversionProblem, minimise
+from qsmflow.core.inversion.edges import edge_free, inner_differences
 from qsmflow.core.inversion.medi import SIMULATION, MediSettings, invert_medi
-from qsmflow.core.inversion.objective import edge_free
+from qsmflow.core.inversion.result import Inversion
 from qsmflow.core.inversion.tkd import invert_tkd
 from qsmflow.core.inversion.tv import TvSettings, invert_tv
-from qsmflow.core.metrics import nrmse
+from qsmflow.core.weights import noise_weights
 
-SPACE = {"voxel_size": (1.0, 1.0, 1.0), "b0_direction": (0.2, 0.26, 0.945)}
-NOISE = 1e-3
+NOISE = 1e-3  # ppm
 RADIAN_PER_PPM = 4.0
+EXACT_TV = TvSettings()
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: Centre and half axes as fractions of the half field of view, ppm.
 STRUCTURES = (
     ((0, 0, 0), (0.85, 0.95, 0.9), 0.02),
@@ -37,106 +40,172 @@ STRUCTURES = (
 )
 
 
-def phantom(shape):
-    """Nested ellipsoids in a mask."""
-    torch.manual_seed(0)
+@dataclass(frozen=True)
+class Truth:
+    """A susceptibility with its field and the field's noise (ppm), magnitude and mask, all (x, y, z)."""
+
+    name: str
+    susceptibility: Tensor
+    field: Tensor
+    noise: Tensor
+    magnitude: Tensor
+    mask: Tensor
+    frame: dict[str, tuple[float, ...]]
+
+    @property
+    def measured(self) -> dict[str, Tensor]:
+        """What every iterative inversion is given beside the field."""
+        return {"noise": self.noise, "mask": self.mask}
+
+    def on(self, device: str) -> "Truth":
+        """The same on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def head(shape: tuple[int, ...]) -> Truth:
+    """Local field of the simulated scan, with the noise of its echo fit."""
+    problem = simulated(shape)
+    scan, hertz = problem.scan, problem.hertz_per_ppm
+    fit = fit_echoes(scan.signal, echo_times=problem.protocol.echo_times, mask=scan.mask)
+    noise = fit.frequency_noise / hertz
+    return Truth(
+        "head",
+        susceptibility=scan.susceptibility,
+        field=scan.local_field / hertz + noise * torch.randn(shape),
+        noise=noise,
+        magnitude=combined_magnitude(scan.signal),
+        mask=scan.mask,
+        frame=problem.frame,
+    )
+
+
+def ellipsoids(shape: tuple[int, ...]) -> Truth:
+    """Nested uniform ellipsoids."""
     axes = torch.meshgrid(*[torch.linspace(-1, 1, size) for size in shape], indexing="ij")
-    chi = torch.zeros(shape)
+    susceptibility = torch.zeros(shape)
     for centre, half, value in STRUCTURES:
         inside = sum(((q - c) / a) ** 2 for q, c, a in zip(axes, centre, half, strict=True)) < 1
-        chi[inside] = value
-    mask = chi != 0
-    noise = torch.full(shape, NOISE)
-    field = dipole_field(chi, **SPACE) + NOISE * torch.randn(shape)
-    return {"chi": chi, "mask": mask, "noise": noise, "field": field, "magnitude": 1 - chi}
+        susceptibility[inside] = value
+    frame = {"voxel_size": (1.0, 1.0, 1.0), "b0_direction": (0.2, 0.26, 0.945)}
+    return Truth(
+        "ellipsoids",
+        susceptibility=susceptibility,
+        field=dipole_field(susceptibility, **frame) + NOISE * torch.randn(shape),
+        noise=torch.full(shape, NOISE),
+        magnitude=1 - susceptibility,
+        mask=susceptibility != 0,
+        frame=frame,
+    )
 
 
-METHODS = {
-    "TKD": lambda s: invert_tkd(s["field"], mask=s["mask"], **SPACE),
-    "MEDI": lambda s: _medi(s, SIMULATION),
-    "MEDI, λ from the noise": lambda s: _medi(s, replace(SIMULATION, regularisation=None)),
-    "MEDI, outside sources": lambda s: _medi(s, replace(SIMULATION, outside_sources=True)),
-    "TV": lambda s: _tv(s, TvSettings(regularisation=1e-4)),
-    "TV, λ from the noise": lambda s: _tv(s, TvSettings()),
+def by_division(truth: Truth) -> Inversion:
+    """TKD."""
+    return invert_tkd(truth.field, mask=truth.mask, **truth.frame)
+
+
+def by_medi(truth: Truth, settings: MediSettings = SIMULATION) -> Inversion:
+    """MEDI, linear or not as the settings have it."""
+    given = {**truth.measured, **truth.frame, "magnitude": truth.magnitude}
+    return invert_medi(truth.field, **given, settings=settings, radian_per_ppm=RADIAN_PER_PPM)
+
+
+def by_tv(truth: Truth, settings: TvSettings = EXACT_TV) -> Inversion:
+    """TV, linear or not as the settings have it."""
+    given = {**truth.measured, **truth.frame}
+    return invert_tv(truth.field, **given, settings=settings, radian_per_ppm=RADIAN_PER_PPM)
+
+
+def edges_of(truth: Truth, box: tuple[slice, ...]) -> Tensor:
+    """Differences that MEDI wants small."""
+    space = {"mask": truth.mask[box], "voxel_size": truth.frame["voxel_size"]}
+    return edge_free(truth.magnitude[box], **space, edge_fraction=SIMULATION.edge_fraction)
+
+
+METHODS: dict[str, Callable[[Truth], Inversion]] = {
+    "TKD": by_division,
+    "MEDI": by_medi,
+    "MEDI, outside sources": lambda truth: by_medi(truth, replace(SIMULATION, outside_sources=True)),
+    "TV": by_tv,
+    "TV, outside sources": lambda truth: by_tv(truth, replace(EXACT_TV, outside_sources=True)),
+}
+#: Of methods with a λ: how to run them, with which settings, and the differences that they want small.
+REGULARISED = {
+    "MEDI": (by_medi, SIMULATION, edges_of),
+    "TV": (by_tv, EXACT_TV, lambda truth, box: inner_differences(truth.mask[box])),
 }
 
 
-def _medi(s, settings: MediSettings):
-    given = {name: s[name] for name in ("noise", "magnitude", "mask")}
-    return invert_medi(s["field"], **given, **SPACE, settings=settings, radian_per_ppm=RADIAN_PER_PPM)
-
-
-def _tv(s, settings: TvSettings):
-    given = {name: s[name] for name in ("noise", "mask")}
-    return invert_tv(s["field"], **given, **SPACE, settings=settings, radian_per_ppm=RADIAN_PER_PPM)
-
-
-def _measure(name, shape, queue):
-    """Seconds, iterations, peak in volumes and error of one method, in a process of its own."""
-    s = phantom(shape)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    found = METHODS[name](s)
-    seconds = time.perf_counter() - start
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    error = nrmse(found.susceptibility, s["chi"], mask=s["mask"])
-    queue.put((seconds, found.n_iterations, 1024 * grown / (4 * s["chi"].numel()), error))
-
-
-def _pair(shape) -> float:
-    """Seconds of a real transform and its inverse on the image's own grid."""
-    image = torch.randn(shape)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
-        torch.fft.irfftn(torch.fft.rfftn(image), s=shape)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def excess(shape) -> tuple[float, int]:
-    """Per cent that the objective ends above that of 400 iterations, and the iterations."""
-    s = phantom(shape)
-    problem = InversionProblem(
-        field=s["field"] * s["mask"],
-        weights=s["mask"].float(),
-        smooth=edge_free(s["magnitude"], mask=s["mask"], voxel_size=SPACE["voxel_size"], edge_fraction=0.3),
-        support=s["mask"],
-        regularisation=SIMULATION.regularisation,
-        **SPACE,
+def minimum(
+    truth: Truth, smooth: Tensor, box: tuple[slice, ...], *, dtype: torch.dtype, regularisation: float, **stop
+) -> tuple[float, int]:
+    """Objective where the iterations stop, and how many these are."""
+    inside = truth.mask[box]
+    weights, _ = noise_weights(truth.noise[box], mask=inside)
+    solver = AlternatingDirections(
+        InversionProblem(
+            field=(truth.field[box] * inside).to(dtype),
+            weights=weights.to(dtype),
+            smooth=smooth,
+            inside=inside,
+            outside_weight=OUTSIDE_WEIGHT,
+            regularisation=regularisation,
+            radian_per_ppm=RADIAN_PER_PPM,
+            **truth.frame,
+        )
     )
-
-    def minimum(tolerance):
-        solver = AlternatingDirections(problem)
-        n_iterations, _ = minimise(solver, tolerance=tolerance, max_iterations=400)
-        data, roughness = solver.terms()
-        return data + problem.regularisation * roughness, n_iterations
-
-    found, n_iterations = minimum(SIMULATION.tolerance)
-    return 100 * (found / minimum(0.0)[0] - 1), n_iterations
+    n_iterations, _ = minimise(solver, **stop)
+    data, roughness = solver.terms()
+    return data + regularisation * roughness, n_iterations
 
 
-def main(shapes) -> None:
-    """Print one row a method and shape."""
-    context = multiprocessing.get_context("spawn")
-    print(f"{torch.get_num_threads()} threads")
-    print(f"{'':<26}{'s':>8}{'iter.':>7}{'FFT s':>8}{'ratio':>7}{'volumes':>9}{'NRMSE %':>9}")
-    for shape in shapes:
-        pair = _pair(shape)
-        print("×".join(map(str, shape)))
-        for name in METHODS:
-            queue = context.Queue()
-            worker = context.Process(target=_measure, args=(name, shape, queue))
-            worker.start()
-            seconds, steps, volumes, error = queue.get()
-            worker.join()
-            floor = pair * (1 if name == "TKD" else 2 * steps)
-            times = f"{seconds:8.2f}{steps:7d}{floor:8.2f}{seconds / floor:7.1f}"
-            print(f"{name:<26}{times}{volumes:9.1f}{error:9.2f}")
-        above, steps = excess(shape)
-        print(f"MEDI's objective after {steps} iterations: {above:+.3f} % above that after 400")
+def lines(truth: Truth, device: str) -> Iterator[str]:
+    """The rows of a truth, then the scans of λ and the excesses."""
+
+    def error(found: Inversion) -> float:
+        return nrmse(found.susceptibility, truth.susceptibility, truth.mask)
+
+    automatic = {}
+    for name, invert in METHODS.items():
+        run = measured(lambda invert=invert: invert(truth), device=device)
+        automatic[name] = found = run.value
+        used = "-" if found.regularisation is None else f"{found.regularisation:.1e}"
+        ended = "" if found.converged else "  not converged"
+        yield f"{name:24}{run.seconds:9.2f}{found.n_iterations:8d}{used:>10}{error(found):9.2f}{ended}"
+    for name, (invert, settings, differences) in REGULARISED.items():
+        regularisation = automatic[name].regularisation
+        scanned = (
+            (factor, invert(truth, replace(settings, regularisation=factor * regularisation)))
+            for factor in FACTORS
+        )
+        yield f"{name}, error by λ: " + ", ".join(
+            f"×{factor:g} {error(found):.2f} %" for factor, found in scanned
+        )
+        box = bounding_box(truth.mask)
+        common = {"smooth": differences(truth, box), "box": box, "regularisation": regularisation}
+        stop = {"tolerance": settings.tolerance, "max_iterations": settings.max_iterations}
+        found, steps = minimum(truth, **common, dtype=torch.float32, **stop)
+        least, _ = minimum(truth, **common, dtype=torch.float64, tolerance=0.0, max_iterations=500)
+        excess = 100 * (found / least - 1)
+        yield f"{name}, objective after {steps} iterations: {excess:+.3f} % above the least"
+
+
+def main() -> None:
+    """Print one table a shape and truth."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("shapes", nargs="*", default=["96x96x96"], help="grids, as in 160x160x96")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"{options.device}, {torch.get_num_threads()} threads")
+    for text in options.shapes:
+        shape = tuple(int(size) for size in text.split("x"))
+        for make in (head, ellipsoids):
+            truth = make(shape).on(options.device)
+            print(f"\n{truth.name + ' ' + text:24}{'s':>9}{'iter.':>8}{'λ':>10}{'NRMSE %':>9}")
+            for line in lines(truth, options.device):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
-    sizes = [int(size) for size in sys.argv[1:]] or [96, 96, 96]
-    main([tuple(sizes[start : start + 3]) for start in range(0, len(sizes), 3)])
+    main()

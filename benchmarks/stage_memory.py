@@ -84,8 +84,11 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     zero = files("susceptibility", "mask", "r2star")
     field = {**files("local_field", "mask"), "field_strength": 3.0}
     noise = files(frequency_noise="noise")
-    few_steps = {"max_outer_steps": 2, "cg_steps": 3, "smv_radius": 5.0, "csf_regularisation": 1e-3}
-    medi = {**field, **noise, **measured, **files(csf_mask="mask"), "frequency_period": 200.0}
+    iterative = {**field, **noise, "frequency_period": 200.0}
+    few_steps = {"max_iterations": 5}
+    costly = {"smv_radius": 5.0, "csf_regularisation": 1e-3, "merit": True, "outside_sources": False}
+    medi = {**iterative, **files(magnitude="combined", csf_mask="mask")}
+    total = files("total_field", "mask")
     return {
         "scale": (echoes.ScaleEchoes(**each, phase_range=radians),),
         "mask": (
@@ -97,11 +100,16 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
         "fit": (echoes.FitEchoes(**fitted),),
         "fit --low-mem": (echoes.FitEchoes(**fitted, slabs=8),),
         "unwrap": (unwrap.UnwrapPhase(**measured, **wrapped),),
-        "background": (background.RemoveBackground(**files("total_field", "mask"), **noise, max_steps=3),),
+        "background": (
+            background.RemoveBackgroundByPDF(**total, **noise, max_steps=3),
+            background.RemoveBackgroundByVSHARP(**total),
+        ),
         "sign": (susceptibility.DetectPhaseSign(**files("total_field", "local_field", "r2star", "mask")),),
         "invert": (
             inversion.InvertByTKD(**field),
+            inversion.InvertByTV(**iterative, settings=few_steps),
             inversion.InvertByMEDI(**medi, preset="in-vivo", settings=few_steps),
+            inversion.InvertByMEDI(**medi, preset="in-vivo", settings=few_steps | costly),
         ),
         "figure": (
             reports.PlotVolumes(

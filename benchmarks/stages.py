@@ -7,8 +7,9 @@ All stages run in one process, each on what the stages before it made of a simul
 - floor: seconds to move the stage's inputs and results once, as fast as a copy does, and to do as many real
   Fourier transforms of the same grids as the stage did; ratio: seconds over floor;
 - volumes: peak memory of the first run beyond the inputs, in float32 images;
-- float64: relative difference from the same stage in float64 (PDF without its coarse grid, MEDI and TV at
-  the same λ far beyond their tolerance), for the shapes of ``--reference``;
+- float64: relative difference from the same stage in float64, for the shapes of ``--reference``;
+- limit: the same from an iterative stage in float64 that approximates nothing: PDF without its coarse grid,
+  MEDI and TV at the same λ far beyond their tolerance;
 - CPU: on a graphics card, relative difference from the same stage on the CPU;
 - error: against the simulator's truth. A mask's is one less Dice's coefficient; a field's and a
   susceptibility's is the norm of the demeaned difference over that of the demeaned truth, in the mask, and
@@ -56,7 +57,7 @@ MARGIN = 6.0  # mm
 WARM_UP = (64, 64, 48)
 TIGHT = {"tolerance": 1e-5, "max_iterations": 500}
 
-#: Images and numbers by name, as one stage hands them to the next; the first that a stage makes is its result.
+#: Images and numbers by name, as the stages hand them on; the first that a stage makes is its result.
 Data = dict[str, Tensor | float]
 
 
@@ -74,8 +75,8 @@ class Stage:
         From data and problem to what it makes.
     error : callable
         From the data with what it made, and the problem, to how far that is from the truth, in words.
-    reference : callable or None
-        Does more precisely, from the data with what it made, what the action does; the action itself if None.
+    limit : callable or None
+        From the data with what it made, and the problem, to what it would make without any approximation.
     in_chain : bool
         Whether it lies on the way from raw echoes to susceptibility.
     """
@@ -84,7 +85,7 @@ class Stage:
     reads: tuple[str, ...]
     action: Callable[[Data, Problem], Data]
     error: Callable[[Data, Problem], str]
-    reference: Callable[[Data, Problem], Data] | None = None
+    limit: Callable[[Data, Problem], Data] | None = None
     in_chain: bool = True
 
 
@@ -197,13 +198,13 @@ def inversion(
         )
         return {result: found.susceptibility, f"{result}_lambda": found.regularisation}
 
-    def reference(data: Data, problem: Problem) -> Data:
+    def limit(data: Data, problem: Problem) -> Data:
         same = replace(settings, regularisation=data[f"{result}_lambda"], **TIGHT)
         return action(data, problem, settings=same)
 
     magnitude = ("combined",) if invert is medi_of else ()
     reads = (*names, *magnitude, "period")
-    return Stage(title, reads, action, susceptibility_error(result, names[-1]), reference, in_chain)
+    return Stage(title, reads, action, susceptibility_error(result, names[-1]), limit, in_chain)
 
 
 def mask_error(name: str) -> Callable[[Data, Problem], str]:
@@ -277,7 +278,7 @@ STAGES = (
         ("total_field", "noise", "mask"),
         project,
         field_error("unsigned_field", "mask"),
-        reference=project_on_voxels,
+        limit=project_on_voxels,
     ),
     Stage(
         "V-SHARP",
@@ -355,14 +356,16 @@ class Row:
     floor: float
     error: str
     from_float64: float | None
+    from_limit: float | None
     from_cpu: float | None
 
     def text(self, name: str, problem: Problem) -> str:
         """One line of the table."""
         volumes = self.run.peak / (4 * problem.scan.mask.numel())
-        far = ["-" if value is None else f"{value:.1e}" for value in (self.from_float64, self.from_cpu)]
+        compared = (self.from_float64, self.from_limit, self.from_cpu)
+        far = "".join(f"{'-':>9}" if value is None else f"{value:9.1e}" for value in compared)
         seconds = f"{self.run.seconds:9.3f}{self.floor:9.4f}{self.run.seconds / self.floor:8.1f}"
-        return f"{name:16}{seconds}{volumes:9.1f}{far[0]:>10}{far[1]:>10}  {self.error}"
+        return f"{name:16}{seconds}{volumes:9.1f}{far}  {self.error}"
 
 
 def watched(
@@ -381,17 +384,20 @@ def watched(
     made = first.value
     moved = sum(value.nbytes for value in [*given.values(), *made.values()] if isinstance(value, Tensor))
     floor = copy_seconds(moved, device=device) + transforms_seconds(transforms, device=device)
-    from_float64, from_cpu = None, None
-    if exactly:
-        wanted = (stage.reference or stage.action)(precise(given | made), problem)
-        from_float64 = difference(made, wanted)
-    if device != "cpu":
-        from_cpu = difference(made, stage.action(on(given, "cpu"), problem))
+    references = {
+        "from_float64": lambda: stage.action(precise(given), problem) if exactly else None,
+        "from_limit": lambda: (
+            stage.limit(precise(given | made), problem) if exactly and stage.limit else None
+        ),
+        "from_cpu": lambda: stage.action(on(given, "cpu"), problem) if device != "cpu" else None,
+    }
+    wanted = {name: reference() for name, reference in references.items()}
+    differences = {name: difference(made, other) if other else None for name, other in wanted.items()}
     data |= made
     names = {"brain", "mask", "period"} & data.keys()
     error = stage.error(on({name: data[name] for name in names} | given | made, "cpu"), problem)
     run = replace(first, seconds=min([first.seconds, *others]))
-    return Row(run, floor, error, from_float64, from_cpu)
+    return Row(run, floor, error, **differences)
 
 
 def table(shape: tuple[int, ...], arguments: argparse.Namespace, *, exactly: bool) -> dict[str, float]:
@@ -400,7 +406,8 @@ def table(shape: tuple[int, ...], arguments: argparse.Namespace, *, exactly: boo
     data = on(inputs(problem), arguments.device)
     echoes = {name: data[name] for name in ("signal", "combined")}
     size = "x".join(map(str, shape))
-    print(f"\n{size:16}{'s':>9}{'floor':>9}{'ratio':>8}{'volumes':>9}{'float64':>10}{'CPU':>10}  error")
+    heads = f"{'s':>9}{'floor':>9}{'ratio':>8}{'volumes':>9}{'float64':>9}{'limit':>9}{'CPU':>9}"
+    print(f"\n{size:16}{heads}  error")
     whole = measured(lambda: in_one_go(echoes, problem), device=arguments.device)
     found = on(whole.value, "cpu")
     seconds = {}
@@ -409,10 +416,11 @@ def table(shape: tuple[int, ...], arguments: argparse.Namespace, *, exactly: boo
         print(row.text(stage.name, problem), flush=True)
         seconds[stage.name] = row.run.seconds
     best = sum(seconds[stage.name] for stage in STAGES if stage.in_chain)
-    error = nrmse(found["susceptibility"], problem.scan.susceptibility, found["susceptibility"] != 0)
+    inside = problem.scan.mask & (found["susceptibility"] != 0)
+    off = nrmse(found["susceptibility"], problem.scan.susceptibility, inside)
     print(
-        f"whole chain, raw echoes to chi: {whole.seconds:.2f} s in one run, {best:.2f} s as the sum of the rows; "
-        f"error {error:.2f} %; peak {whole.peak / 1e9:.2f} GB beyond the echoes, "
+        f"whole chain, raw echoes to chi: {whole.seconds:.2f} s in one run, {best:.2f} s as the sum of its "
+        f"rows, {off:.2f} % off\nits peak memory: {whole.peak / 1e9:.2f} GB beyond the echoes, "
         f"{whole.highest / 1e9:.2f} GB in all with {scan_bytes(problem) / 1e9:.2f} GB of echoes and truth",
         flush=True,
     )

@@ -13,14 +13,13 @@ inputs, the result included, in the first run of a method; the time is the short
 """
 
 import argparse
-import ctypes
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from measure import measured, simulated
+from measure import combined_magnitude, measured, simulated, wrong_cycles
 from skimage.restoration import unwrap_phase as unwrap_by_reliability
 from torch import Tensor
 
@@ -75,15 +74,9 @@ def comparison(shape: tuple[int, ...]) -> Iterator[Wrapped]:
         "last echo", signal[-1].angle(), signal[-1].abs(), mask, turn * times[-1] + scan.phase_offset
     )
     fit = fit_echoes(signal, echo_times=times, mask=mask)
-    combined = signal.abs().square().sum(dim=0).sqrt()
+    combined = combined_magnitude(signal)
     radians = 2 * math.pi * fit.frequency / fit.frequency_period
     yield Wrapped("frequency", radians, combined, mask, turn / fit.frequency_period)
-
-
-def wrong_share(phase: Tensor, problem: Wrapped) -> float:
-    """Share of the voxels in other cycles than the truth, per cent, one common cycle aside."""
-    cycles = ((phase - problem.truth)[problem.mask] / (2 * math.pi)).round()
-    return 100 * float((cycles != cycles.median()).float().mean())
 
 
 def energy_and_steps(phase: Tensor, problem: Wrapped) -> tuple[float, int]:
@@ -137,14 +130,12 @@ def main() -> None:
     for problem in problems(arguments.shapes, arguments.snr):
         shape = "x".join(map(str, problem.mask.shape))
         for method, unwrap in METHODS.items():
-            # what the allocator keeps of earlier arrays would be used again, and not be counted
-            ctypes.CDLL(None).malloc_trim(0)
             runs = [measured(lambda run=unwrap, on=problem: run(on)) for _ in range(arguments.repeats)]
             phase, cuts = runs[0].value
             energy, steps = energy_and_steps(phase, problem)
             volumes = runs[0].peak / (4 * problem.mask.numel())
             seconds = f"{min(run.seconds for run in runs):.2f}"
-            wrong = f"{wrong_share(phase, problem):.3f}"
+            wrong = f"{wrong_cycles(phase, problem.truth, problem.mask):.3f}"
             numbers = seconds, wrong, steps, f"{energy:.1f}", f"{volumes:.1f}"
             print(row.format(shape, problem.name, method, *numbers, cuts), flush=True)
 

@@ -140,12 +140,12 @@ def test_agrees_with_dense_algebra():
         rtol=1e-8,
         max_steps=2000,
     )
-    grid = (10, 8, 8)
+    grid = (10, 10, 8)
     inside = torch.zeros(grid, dtype=torch.float64)
     inside[:6, :5, :4] = 1
     scale = 1 - 0.97 * inside
     operator = WeightedDipoles(weights, scale, **space)
-    columns = [operator(unit.reshape(grid)).flatten().clone() for unit in torch.eye(640, dtype=torch.float64)]
+    columns = [operator(unit.reshape(grid)).flatten().clone() for unit in torch.eye(800, dtype=torch.float64)]
     matrix = torch.stack(columns, dim=1)
     sources = torch.linalg.pinv(matrix, rtol=1e-10) @ (weights * field).flatten()
     background = operator.field(sources.reshape(grid) * scale * (1 - inside))

@@ -9,7 +9,7 @@ import torch
 from qsmflow.core.inversion.medi import PRESETS
 from qsmflow.core.inversion.tkd import invert_tkd
 from qsmflow.core.units import hertz_per_ppm
-from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD
+from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD, InvertByTV
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_division_is_the_core_s_in_ppm_and_voxel_axes(head, field, tmp_path):
 
 @pytest.mark.parametrize("nonlinear", [True, False])
 def test_medi_finds_the_iron(head, medi, tmp_path, nonlinear):
-    changed = {"nonlinear": nonlinear, "max_outer_steps": 4}
+    changed = {"nonlinear": nonlinear, "max_iterations": 60, "regularisation": 1e-4}
     found = InvertByMEDI(**medi, settings=changed).run(cwd=str(tmp_path)).outputs
     chi = head.read(found.susceptibility)
     assert np.corrcoef(chi[head.mask], head.susceptibility[head.mask])[0, 1] > 0.95
@@ -54,8 +54,28 @@ def test_medi_finds_the_iron(head, medi, tmp_path, nonlinear):
     assert record["references"] == ["liu2012medi", "liu2013nonlinear"][: 1 + nonlinear]
     assert record["parameters"]["Preset"] == "simulation"
     assert {name: record["parameters"][name] for name in changed} == changed
-    assert record["parameters"]["regularisation"] == PRESETS["simulation"].regularisation
-    assert 0 < record["n_iterations"] <= 4
+    assert 0 < record["n_iterations"] <= 60
+
+
+def test_the_weight_that_was_found_is_recorded(medi, tmp_path):
+    assert PRESETS["simulation"].regularisation is None
+    records = []
+    for scale in (1.0, 2.0):
+        settings = {"discrepancy": scale}
+        records.append(InvertByMEDI(**medi, settings=settings).run(cwd=str(tmp_path)).outputs.out_record)
+    smaller, larger = (record["parameters"]["regularisation"] for record in records)
+    assert 0 < smaller < larger
+
+
+def test_total_variation_finds_the_iron(head, maps, field, tmp_path):
+    inputs = {**field, "frequency_noise": maps["frequency_noise"], "frequency_period": head.period}
+    found = InvertByTV(**inputs, settings={"regularisation": 2e-4}).run(cwd=str(tmp_path)).outputs
+    chi = head.read(found.susceptibility)
+    assert np.corrcoef(chi[head.mask], head.susceptibility[head.mask])[0, 1] > 0.9
+    record = found.out_record
+    assert (record["stage"], record["references"]) == ("Dipole inversion", ["milovic2018"])
+    assert record["parameters"]["regularisation"] == 2e-4
+    assert record["parameters"]["outside_sources"] is True
 
 
 def test_phase_wraps_count_by_the_period_of_the_frequency(head, maps, medi, tmp_path):
@@ -67,7 +87,7 @@ def test_phase_wraps_count_by_the_period_of_the_frequency(head, maps, medi, tmp_
     maps_ = []
     for folder, inputs in ((first, medi), (second, wrapped)):
         folder.mkdir()
-        stage = InvertByMEDI(**inputs, settings={"max_outer_steps": 4})
+        stage = InvertByMEDI(**inputs, settings={"max_iterations": 60})
         maps_.append(head.read(stage.run(cwd=str(folder)).outputs.susceptibility))
     difference = (maps_[1] - maps_[0])[head.mask]
     assert math.sqrt(np.mean(difference**2)) < 0.1 * maps_[0][head.mask].std()
@@ -83,7 +103,7 @@ def test_fluid_is_made_uniform(head, maps, medi, tmp_path):
         stage = InvertByMEDI(
             **medi,
             csf_mask=head.write("csf", fluid, dtype=np.uint8),
-            settings={"csf_regularisation": weight, "max_outer_steps": 3},
+            settings={"csf_regularisation": weight, "max_iterations": 60},
         )
         spread.append(head.read(stage.run(cwd=str(tmp_path)).outputs.susceptibility)[fluid].std())
     assert spread[1] < 0.5 * spread[0]

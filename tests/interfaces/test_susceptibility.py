@@ -112,7 +112,7 @@ def test_single_echo_goes_from_phase_to_susceptibility(head, echoes, maps, tmp_p
         magnitude=scaled.combined,
         mask=mask,
     ).total_field
-    local = run(RemoveBackground, total_field=total, frequency_noise=fit.frequency_noise, mask=mask)
+    local = run(RemoveBackgroundByPDF, total_field=total, frequency_noise=fit.frequency_noise, mask=mask)
     sign = run(
         DetectPhaseSign, total_field=total, local_field=local.local_field, r2star=fit.r2star, mask=mask
     )

@@ -123,6 +123,7 @@ def invert_tv(
 
     Examples
     --------
+    >>> import torch
     >>> ones = torch.ones(8, 8, 8)
     >>> found = invert_tv(
     ...     0 * ones,
