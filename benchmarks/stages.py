@@ -55,7 +55,7 @@ from qsmflow.sim.canvas import LABELS
 
 MARGIN = 6.0  # mm
 WARM_UP = (64, 64, 48)
-TIGHT = {"tolerance": 1e-5, "max_iterations": 500}
+TIGHT = {"tolerance": 1e-5, "max_iterations": 300}
 
 #: Images and numbers by name, as the stages hand them on; the first that a stage makes is its result.
 Data = dict[str, Tensor | float]

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/threads.py
 
-Prints seconds of forty iterations on a 64³ phantom with one thread, with two that spin while they wait, and
+Prints seconds of twenty iterations on a 64³ phantom with one thread, with two that spin while they wait, and
 with two that wait passively, each beside one busy process.
 """
 
@@ -29,7 +29,7 @@ susceptibility[24:40, 24:40, 24:40] = 0.1
 field = dipole_field(susceptibility, **frame) + 1e-3 * torch.randn(64, 64, 64)
 mask = torch.zeros(64, 64, 64, dtype=torch.bool)
 mask[6:58, 6:58, 6:58] = True
-settings = replace(IN_VIVO, max_iterations=40, tolerance=1e-9)
+settings = replace(IN_VIVO, max_iterations=20, tolerance=1e-9)
 began = time.perf_counter()
 invert_medi(field, noise=torch.full_like(field, 1e-3), magnitude=1 - susceptibility, mask=mask,
             settings=settings, radian_per_ppm=4.0, **frame)

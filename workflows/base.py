@@ -11,7 +11,8 @@ from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
 from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
 
-_SLOPPY_STEPS = 10
+_SLOPPY_BACKGROUND_STEPS = 30
+_SLOPPY_INVERSION_STEPS = 10
 
 
 def init_qsmflow_wf(
@@ -94,7 +95,7 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
 
 
 def _pdf_parameters(settings: Settings) -> dict:
-    return {"max_steps": _SLOPPY_STEPS} if settings.sloppy else {}
+    return {"max_steps": _SLOPPY_BACKGROUND_STEPS} if settings.sloppy else {}
 
 
 def _vsharp_parameters(settings: Settings) -> dict:
@@ -108,7 +109,7 @@ def _tkd_parameters(settings: Settings) -> dict:
 def _tv_parameters(settings: Settings) -> dict:
     given = {
         "regularisation": settings.tv_lambda,
-        "max_iterations": _SLOPPY_STEPS if settings.sloppy else None,
+        "max_iterations": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,
     }
     return {"settings": _where_given(given)}
 
@@ -121,7 +122,7 @@ def _medi_parameters(settings: Settings) -> dict:
         "outside_sources": settings.medi_outside_sources,
         "smv_radius": settings.medi_smv_radius,
         "csf_regularisation": settings.medi_csf_lambda,
-        "max_iterations": _SLOPPY_STEPS if settings.sloppy else None,
+        "max_iterations": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,
     }
     return {"preset": settings.medi_preset, "settings": _where_given(given)}
 

@@ -279,7 +279,7 @@ def test_single_echo_of_a_session_is_enough(app, small_dataset, tmp_path, capsys
     ("flags", "parameters"),
     [
         (["--medi-lambda", "0.002", "--no-medi-nonlinear"], {"regularisation": 0.002, "nonlinear": False}),
-        (["--medi-preset", "simulation", "--medi-merit"], {"regularisation": 4e-5, "merit": True}),
+        (["--medi-preset", "simulation", "--medi-merit"], {"discrepancy": 1.0, "merit": True}),
         (
             ["--medi-smv-radius", "8", "--no-medi-outside-sources"],
             {"smv_radius": 8.0, "outside_sources": False},

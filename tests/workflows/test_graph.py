@@ -149,10 +149,10 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
         "max_iterations": 10,
     }
     assert found["sign"].inputs.phase_sign == "-1"
-    assert found["background"].inputs.max_steps == 10
+    assert found["background"].inputs.max_steps == 30
     plain = nodes(init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False))
     assert plain["invert"].inputs.settings == {}
-    assert plain["background"].inputs.max_steps == 100
+    assert plain["background"].inputs.max_steps == 300
     tkd = make_settings(inversion="tkd", tkd_threshold=0.1)
     found = nodes(init_qsmflow_wf(tkd, [make_job()], run_id="run", use_gpu=False))
     assert found["invert"].inputs.threshold == 0.1

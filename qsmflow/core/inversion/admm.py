@@ -20,8 +20,6 @@ IMAGE_PENALTY = 0.02
 OUTSIDE_WEIGHT = 0.01
 #: Over-relaxation, between 1 and 2.
 RELAXATION = 1.8
-#: Steps to the root of the nonlinear data term after the first.
-SINE_STEPS = 1
 #: Voxels worked on at a time: a few images of them fit a core's cache; a graphics card takes all at once.
 CHUNK_VOXELS = {"cpu": 2**18, "cuda": 2**30}
 #: Iterations between two looks at the objective.
@@ -282,15 +280,10 @@ class AlternatingDirections:
         flat = (self._error.flatten(), self._field_dual.flatten(), self._gain.flatten(), correction)
         for chunk in self._chunks:
             error, dual, gain, corrected = (tensor[chunk] for tensor in flat)
-            distance = error + dual
-            if self._nonlinear:
-                # Fixed point of s = gain (s + sin(t − b − s)): a curvature of one bounds the sine's slope, so
-                # it always descends, and as it starts from the field it stays in its turn.
-                step = distance.sin().mul_(gain)
-                for _ in range(SINE_STEPS):
-                    step.add_((distance - step).sin_()).mul_(gain)
-            else:
-                step = distance.mul_(gain)
+            # s = gain (s + sin(t − b − s)) with the last s, τ, on the right: the curvature of one bounds the
+            # sine's, so it descends, in the turn of the error; once s = τ it is the root.
+            force = error.sin() if self._nonlinear else error
+            step = torch.add(force, dual).mul_(gain)
             torch.sub(dual, step, alpha=2, out=corrected)
             dual.lerp_(step, RELAXATION)
         self._work.zero_()
@@ -303,7 +296,7 @@ class AlternatingDirections:
             return torch.mul(self._error, 0.5, out=misfit).sin_().abs_().mul_(2 / self._unit)
         return torch.abs(self._error, out=misfit)
 
-    def _data_term(self) -> float:
+    def data_term(self) -> float:
         """½‖Wρ‖² in ppm²; W² is told from the gain, so that the weights need not be kept."""
         total, pairs = 0.0, (self.misfit().flatten(), self._gain.flatten())
         for chunk in self._chunks:
@@ -313,7 +306,7 @@ class AlternatingDirections:
 
     def terms(self) -> tuple[float, float]:
         """½‖Wρ‖² with the quadratic terms of χ in ppm², and ‖M∇χ‖₁ in ppm/mm, summed over voxels."""
-        data = self._data_term()
+        data = self.data_term()
         if self._csf_weight:
             fluid = self._image[self._csf_mask] / self._unit
             data += self._csf_weight / 2 * float((fluid - fluid.mean()).square().sum())
@@ -338,7 +331,7 @@ class AlternatingDirections:
 
     def residual(self) -> float:
         """‖Wρ‖ / ‖W b‖, with the weights as they are now over those of the start."""
-        return math.sqrt(2 * self._data_term()) / self._field_norm if self._field_norm else 0.0
+        return math.sqrt(2 * self.data_term()) / self._field_norm if self._field_norm else 0.0
 
 
 def minimise(
@@ -376,7 +369,9 @@ def minimise(
             continue
         data, roughness = solver.terms()
         objective = data + solver.regularisation * roughness
-        proposed = solver.regularisation if adapted is None else adapted(solver.regularisation, data)
+        proposed = solver.regularisation
+        if adapted is not None:
+            proposed = adapted(proposed, solver.data_term())
         if abs(previous - objective) <= tolerance * objective and _close(proposed, solver):
             return iteration, True
         # What is made of a residual waits until it is that of λ and weights, not of the steps so far.

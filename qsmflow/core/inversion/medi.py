@@ -36,7 +36,7 @@ class MediSettings:
     nonlinear : bool
         Compare phasors, which forgives wraps, instead of fields.
     merit : bool
-        Lower the weight of outliers after each outer step.
+        Lower the weight of outliers whenever the data term has settled.
     outside_sources : bool
         Let sources around the mask, which are not regularised, correct the background removal: take up
         what it left in the local field, and give back what it took from it.
@@ -117,18 +117,23 @@ def invert_medi(
 ) -> Inversion:
     """Least roughness that the field allows, edges of the magnitude left free.
 
-    min over χ of ½‖W ρ(d∗χ − b)‖² + λ‖M_G∇χ‖₁ + ½λ_C‖M_C(χ − mean_C χ)‖²
+    min over χ of ½‖W ρ(d∗χ − b)‖² + λ‖M_G∇χ‖₁ + ½κ‖χ_outside‖² + ½λ_C‖M_C(χ − mean_C χ)‖²
 
     W is the reciprocal noise, scaled to a mean of one in the mask, and all fields are in ppm, so λ
     keeps its meaning across field strengths and signal-to-noise ratios. ρ(u) = u, or |exp(iru) − 1|/r
-    for the nonlinear data term. Each outer step freezes the curvature of the modulus (lagged
-    diffusivity) and of the data term (Gauss–Newton) and solves the linear problem by conjugate
-    gradients; without MERIT the energy never rises.
+    for the nonlinear data term. The L1 norm is exact and anisotropic: each component of the gradient
+    between two voxels of the mask counts on its own, edges of the magnitude do not. χ lives on a grid
+    larger than the mask; outside, κ = 0.01 leaves it what wraps around the grid and little else, and κ is
+    zero with ``outside_sources``. Alternating directions minimise it (:class:`AlternatingDirections`).
 
-    MERIT divides the weight of a voxel by (|residual| / 6σ)² where the weighted residual is above 6σ;
-    σ is robust, from the median. With a spherical mean radius the field loses its mean over a sphere,
-    the dipole likewise, and only voxels whose whole sphere is in the mask count and are returned.
-    With the cerebrospinal fluid's term its mean is the zero of χ; else the zero is arbitrary.
+    Without a given λ it follows the discrepancy principle: whenever the data term has settled, λ is
+    multiplied by the ratio of the squared residual aimed at, (``discrepancy`` · noise)² over the voxels,
+    to the one there is, within bounds; the result tells the λ that was used.
+
+    MERIT, with the same timing, divides the weight of a voxel by (|residual| / 6σ)² where the weighted
+    residual is above 6σ; σ is robust, from the median. With a spherical mean radius the field loses its
+    mean over a sphere, the dipole likewise, and only voxels whose whole sphere is in the mask count and
+    are returned. With the cerebrospinal fluid's term its mean is the zero of χ; else the zero is arbitrary.
 
     Parameters
     ----------
@@ -155,7 +160,7 @@ def invert_medi(
     Returns
     -------
     Inversion
-        Susceptibility in ppm, zero outside the mask; outer steps; relative weighted residual.
+        Susceptibility in ppm, zero outside the mask; iterations; relative weighted residual; λ.
 
     Raises
     ------
