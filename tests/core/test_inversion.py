@@ -178,7 +178,10 @@ def tissue(sphere):
 
 @pytest.mark.parametrize("discrepancy, factor", [(1.0, 1), (1.0, 3), (1.2, 1)])
 def test_automatic_regularisation_leaves_the_noise(tissue, discrepancy, factor):
-    """The weighted residual is the noise, at any level and where it differs, for either inversion."""
+    """The weighted residual is the noise, at any level and where it differs, for either inversion.
+
+    λ, which goes with the square of the residual, is looked for to a fifth.
+    """
     draw = torch.Generator().manual_seed(2)
     noise = factor * NOISE * (0.5 + torch.rand(SHAPE, generator=draw))
     field = tissue["field"] + noise * torch.randn(SHAPE, generator=draw)
@@ -188,7 +191,7 @@ def test_automatic_regularisation_leaves_the_noise(tissue, discrepancy, factor):
         medi(tissue, MediSettings(discrepancy=discrepancy), field=field, noise=noise),
         invert_tv(field, noise=noise, settings=TvSettings(discrepancy=discrepancy), **given),
     ):
-        assert found.residual == pytest.approx(discrepancy * n_voxels**0.5 / float(norm), rel=0.05)
+        assert found.residual == pytest.approx(discrepancy * n_voxels**0.5 / float(norm), rel=0.1)
         assert found.converged
 
 

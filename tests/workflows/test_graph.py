@@ -152,7 +152,7 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
     assert found["background"].inputs.max_steps == 30
     plain = nodes(init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False))
     assert plain["invert"].inputs.settings == {}
-    assert plain["background"].inputs.max_steps == 300
+    assert plain["background"].inputs.max_steps == 100
     tkd = make_settings(inversion="tkd", tkd_threshold=0.1)
     found = nodes(init_qsmflow_wf(tkd, [make_job()], run_id="run", use_gpu=False))
     assert found["invert"].inputs.threshold == 0.1

@@ -25,7 +25,7 @@ CHUNK_VOXELS = {"cpu": 2**18, "cuda": 2**30}
 #: Iterations between two looks at the objective.
 CHECK_INTERVAL = 5
 #: Relative change of λ below which it counts as found.
-REGULARISATION_TOLERANCE = 0.05
+REGULARISATION_TOLERANCE = 0.2
 #: Relative change of the data term between two looks below which λ and weights may follow it.
 SETTLED = 0.1
 #: Sides in mm that the grid grows by, so that the far field of one side hardly reaches the other.

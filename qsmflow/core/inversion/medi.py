@@ -94,7 +94,7 @@ _RANGES = {
 }
 
 #: For measured fields, where errors of the model and of the background removal outweigh the noise.
-IN_VIVO = MediSettings(discrepancy=1.5, nonlinear=True, merit=True, outside_sources=True, tolerance=2e-3)
+IN_VIVO = MediSettings(discrepancy=1.5, nonlinear=True, merit=True, outside_sources=True, tolerance=4e-3)
 
 #: For exact local fields with noise.
 SIMULATION = MediSettings(nonlinear=True)

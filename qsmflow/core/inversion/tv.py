@@ -67,7 +67,7 @@ class TvSettings:
 
 
 #: For measured fields, where errors of the model and of the background removal outweigh the noise.
-IN_VIVO = TvSettings(discrepancy=1.5, outside_sources=True, tolerance=2e-3)
+IN_VIVO = TvSettings(discrepancy=1.5, outside_sources=True, tolerance=4e-3)
 
 
 def invert_tv(
