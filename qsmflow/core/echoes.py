@@ -70,11 +70,11 @@ class EchoFit:
     noise : float
         Standard deviation of the real (and of the imaginary) channel, units of the input.
     n_iterations : int
-        Most Gauss–Newton steps that a voxel took.
+        Most Gauss–Newton steps that a voxel took, plain and damped ones together.
     converged : bool
         Whether 99 % of the voxels with signal settled within the steps allowed.
     residual : float
-        Median of the relative residual over the voxels with signal.
+        Median of the relative residual over the voxels with signal, or an even sample of many.
     """
 
     frequency: Tensor
@@ -105,9 +105,11 @@ def fit_echoes(
 
     .. math:: S(TE_k) = m \, e^{-TE_k R_2^*} \, e^{i(φ_0 + 2π f TE_k + (-1)^k β)}, \quad k = 0, 1, …
 
-    with β only if ``bipolar``. A search over the whole period, phases weighted by the measured magnitude,
-    starts a damped Gauss–Newton iteration on the complex residual. For Gaussian noise that is the
-    maximum-likelihood estimate: neither wraps between echoes nor the noise floor of a magnitude bias it.
+    with β only if ``bipolar``. The phase of the autocorrelation starts a Gauss–Newton iteration on the
+    complex residual, in which amplitude and offset are solved for; voxels that do not settle start again
+    from a search over the whole period, with damped steps, and keep the better fit. For Gaussian noise that
+    is the maximum-likelihood estimate: neither wraps between echoes nor the noise floor of a magnitude bias
+    it.
 
     A single echo gives f = ∠S / (2π TE), with no offset and no decay.
 

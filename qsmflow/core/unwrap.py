@@ -24,6 +24,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from qsmflow.core.crop import bounding_box
+
 #: Integer steps of a cycle, as a power of two, and of the largest weight. Max-flow counts in int64: a pair
 #: takes at most a flow of 2³⁴, so that the sum over all pairs of 512³ voxels still fits.
 CYCLE_BITS = 16
@@ -116,7 +118,7 @@ def unwrap_phase(
     (True, True)
     """
     inside = _checked_mask(phase, weights=weights, mask=mask)
-    box = _bounding_box(inside)
+    box = bounding_box(torch.from_numpy(inside))
     inside = inside[box]
     wrapped = _values(phase, box, inside)
     # the extremes are NaN where any value is
@@ -218,13 +220,6 @@ def _values(image: Tensor, box: tuple[slice, ...], inside: np.ndarray) -> np.nda
     """Values of an image in the mask and 0 around it, in single precision unless they have double."""
     values = np.where(inside, image.detach().cpu().numpy()[box], 0)
     return values if values.dtype == np.float64 else values.astype(np.float32, copy=False)
-
-
-def _bounding_box(inside: np.ndarray) -> tuple[slice, slice, slice]:
-    """Smallest box around the mask."""
-    axes = ((1, 2), (0, 2), (0, 1))
-    used = [np.flatnonzero(inside.any(axis=others)) for others in axes]
-    return tuple(slice(int(planes[0]), int(planes[-1]) + 1) for planes in used)
 
 
 def _lattice(inside: np.ndarray, weights: np.ndarray) -> _Lattice:

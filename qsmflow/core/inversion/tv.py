@@ -1,17 +1,12 @@
 """Nonlinear total variation inversion."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from qsmflow.core.crop import masked_crop, uncropped
-from qsmflow.core.inversion.admm import OUTSIDE_WEIGHT, AlternatingDirections, InversionProblem, minimise
-from qsmflow.core.inversion.discrepancy import discrepancy_principle
-from qsmflow.core.inversion.edges import inner_differences
+from qsmflow.core.inversion.medi import MediSettings, invert_medi
 from qsmflow.core.inversion.result import Inversion
-from qsmflow.core.weights import noise_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +48,11 @@ class TvSettings:
     max_iterations: int = 200
 
     def __post_init__(self):
-        problems = []
-        for name in ("regularisation", "discrepancy"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                problems.append(f"{name} must be positive and finite, got {value}")
-        if not 0 < self.tolerance < 1:
-            problems.append(f"tolerance must be above 0 and below 1, got {self.tolerance}")
-        if self.max_iterations < 1:
-            problems.append(f"max_iterations must be at least 1, got {self.max_iterations}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        self.without_edges()
+
+    def without_edges(self) -> MediSettings:
+        """Settings of the morphology-enabled inversion that leave no gradient free."""
+        return MediSettings(edge_fraction=0.0, **asdict(self))
 
 
 #: For measured fields, where errors of the model and of the background removal outweigh the noise.
@@ -137,31 +126,13 @@ def invert_tv(
     >>> float(found.susceptibility.abs().max()), found.converged
     (0.0, True)
     """
-    if settings.nonlinear and not radian_per_ppm:
-        raise ValueError("the nonlinear data term needs radian_per_ppm")
-    box, inside, field = masked_crop(local_field, mask=mask)
-    weights, unit_noise = noise_weights(noise[box], mask=inside)
-    weights = weights.to(field.dtype)
-    first, adapted = discrepancy_principle(weights, unit_noise=unit_noise, discrepancy=settings.discrepancy)
-    solver = AlternatingDirections(
-        InversionProblem(
-            field=field,
-            weights=weights,
-            smooth=inner_differences(inside),
-            inside=inside,
-            outside_weight=0.0 if settings.outside_sources else OUTSIDE_WEIGHT,
-            voxel_size=tuple(voxel_size),
-            b0_direction=tuple(b0_direction),
-            regularisation=settings.regularisation or first,
-            radian_per_ppm=radian_per_ppm if settings.nonlinear else None,
-        )
+    return invert_medi(
+        local_field,
+        noise=noise,
+        magnitude=mask.to(local_field.dtype),
+        mask=mask,
+        voxel_size=voxel_size,
+        b0_direction=b0_direction,
+        settings=settings.without_edges(),
+        radian_per_ppm=radian_per_ppm,
     )
-    del field, weights  # the solver has its own; memory is short here
-    n_iterations, converged = minimise(
-        solver,
-        tolerance=settings.tolerance,
-        max_iterations=settings.max_iterations,
-        adapted=None if settings.regularisation else adapted,
-    )
-    susceptibility = uncropped(solver.susceptibility.masked_fill_(~inside, 0), box=box, shape=mask.shape)
-    return Inversion(susceptibility, n_iterations, converged, solver.residual(), solver.regularisation)
