@@ -8,12 +8,12 @@ PROCESS_GB = 0.46
 #: Bytes per voxel: (constant part, part per echo), a fifth above what benchmarks/stage_memory.py measures.
 BYTES_PER_VOXEL = {
     "scale": (12, 17),
-    "mask": (125, 0),
+    "mask": (60, 0),
     "fit": (210, 20),
-    "unwrap": (345, 0),
-    "background": (660, 0),
-    "sign": (155, 0),
-    "invert": (465, 0),
+    "unwrap": (150, 0),
+    "background": (160, 0),
+    "sign": (80, 0),
+    "invert": (255, 0),
     "figure": (45, 0),
 }
 #: The same for the fit where it goes slab by slab.
