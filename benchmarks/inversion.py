@@ -155,8 +155,8 @@ def minimum(
         )
     )
     n_iterations, _ = minimise(solver, **stop)
-    data, roughness = solver.terms()
-    return data + regularisation * roughness, n_iterations
+    data, quadratic, roughness = solver.terms()
+    return data + quadratic + regularisation * roughness, n_iterations
 
 
 def lines(truth: Truth, device: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from nipype.interfaces.base import File, traits
 
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.core.inversion.medi import PRESETS, invert_medi
+from qsmflow.core.inversion.result import Inversion
 from qsmflow.core.inversion.tkd import invert_tkd
 from qsmflow.core.inversion.tv import IN_VIVO, invert_tv
 from qsmflow.core.units import hertz_per_ppm, radian_per_hertz
@@ -51,12 +52,7 @@ class InvertByTKD(Stage):
             references=("shmueli2009",),
             residual=found.residual,
         )
-        return {
-            "susceptibility": save(
-                found.susceptibility, folder / "susceptibility.nii", like=self.inputs.local_field
-            ),
-            "out_record": record.to_dict(),
-        }
+        return _saved(found, record, folder=folder, like=self.inputs.local_field)
 
 
 class _IterativeInputSpec(_InversionInputSpec):
@@ -112,12 +108,7 @@ class InvertByMEDI(Stage):
             residual=found.residual,
             warnings=warnings,
         )
-        return {
-            "susceptibility": save(
-                found.susceptibility, folder / "susceptibility.nii", like=self.inputs.local_field
-            ),
-            "out_record": record.to_dict(),
-        }
+        return _saved(found, record, folder=folder, like=self.inputs.local_field)
 
 
 class InvertByTV(Stage):
@@ -149,9 +140,11 @@ class InvertByTV(Stage):
             converged=found.converged,
             residual=found.residual,
         )
-        return {
-            "susceptibility": save(
-                found.susceptibility, folder / "susceptibility.nii", like=self.inputs.local_field
-            ),
-            "out_record": record.to_dict(),
-        }
+        return _saved(found, record, folder=folder, like=self.inputs.local_field)
+
+
+def _saved(found: Inversion, record: StageRecord, *, folder: Path, like: str) -> dict:
+    return {
+        "susceptibility": save(found.susceptibility, folder / "susceptibility.nii", like=like),
+        "out_record": record.to_dict(),
+    }

@@ -123,8 +123,8 @@ def excess(problem, **stopping):
     """What the solver ends at over the minimum less one, by its own account, and whether it settled."""
     solver = AlternatingDirections(problem)
     _, settled = minimise(solver, **stopping)
-    data, roughness = solver.terms()
-    told = data + problem.regularisation * roughness
+    data, quadratic, roughness = solver.terms()
+    told = data + quadratic + problem.regularisation * roughness
     return told / Reference(problem, solver.grid).minimum() - 1, settled
 
 
@@ -170,7 +170,7 @@ def test_account_of_the_objective_is_right():
     reference = Reference(problem, solver.grid)
     image = torch.zeros(solver.grid, dtype=torch.float64)
     image[tuple(map(slice, SHAPE))] = solver.susceptibility
-    data, roughness = solver.terms()
-    assert data + problem.regularisation * roughness == pytest.approx(
+    data, quadratic, roughness = solver.terms()
+    assert data + quadratic + problem.regularisation * roughness == pytest.approx(
         reference.energy(image.flatten()), rel=1e-3
     )

@@ -124,7 +124,7 @@ class AlternatingDirections:
     >>> solver = AlternatingDirections(problem)
     >>> solver.iterate()
     >>> solver.terms()
-    (0.0, 0.0)
+    (0.0, 0.0, 0.0)
     """
 
     def __init__(self, problem: InversionProblem):
@@ -296,7 +296,7 @@ class AlternatingDirections:
             return torch.mul(self._error, 0.5, out=misfit).sin_().abs_().mul_(2 / self._unit)
         return torch.abs(self._error, out=misfit)
 
-    def data_term(self) -> float:
+    def _data_term(self) -> float:
         """½‖Wρ‖² in ppm²; W² is told from the gain, so that the weights need not be kept."""
         total, pairs = 0.0, (self.misfit().flatten(), self._gain.flatten())
         for chunk in self._chunks:
@@ -304,17 +304,17 @@ class AlternatingDirections:
             total += (gain / (1 - gain)).mul_(misfit).mul_(misfit).sum(dtype=torch.float64)
         return float(total) * self._field_penalty / 2
 
-    def terms(self) -> tuple[float, float]:
-        """½‖Wρ‖² with the quadratic terms of χ in ppm², and ‖M∇χ‖₁ in ppm/mm, summed over voxels."""
-        data = self.data_term()
+    def terms(self) -> tuple[float, float, float]:
+        """½‖Wρ‖² and the quadratic terms of χ in ppm², and ‖M∇χ‖₁ in ppm/mm, summed over voxels."""
+        data, quadratic = self._data_term(), 0.0
         if self._csf_weight:
             fluid = self._image[self._csf_mask] / self._unit
-            data += self._csf_weight / 2 * float((fluid - fluid.mean()).square().sum())
+            quadratic += self._csf_weight / 2 * float((fluid - fluid.mean()).square().sum())
         if self._held and self._outside_gain < 1:
             weight = self._image_penalty * self._outside_gain / (1 - self._outside_gain)
             torch.mul(self._whole_image, 1 / self._unit, out=self._work)
             self._work[self._box].masked_fill_(self._inside, 0)
-            data += weight / 2 * float(self._work.square_().sum())
+            quadratic += weight / 2 * float(self._work.square_().sum())
         image, rough = self._image.flatten(), 0.0
         for axis, (stride, edge) in enumerate(zip(self._strides, self._edges, strict=True)):
             for chunk in self._chunks:
@@ -322,7 +322,7 @@ class AlternatingDirections:
                 here = slice(chunk.start, chunk.start + ahead.numel())
                 steps = (ahead - image[here]).abs_().mul_(self._smooth[axis][here])
                 rough += steps.sum(dtype=torch.float64) / edge
-        return data, float(rough) / self._unit
+        return data, quadratic, float(rough) / self._unit
 
     @property
     def susceptibility(self) -> Tensor:
@@ -331,7 +331,7 @@ class AlternatingDirections:
 
     def residual(self) -> float:
         """‖Wρ‖ / ‖W b‖, with the weights as they are now over those of the start."""
-        return math.sqrt(2 * self.data_term()) / self._field_norm if self._field_norm else 0.0
+        return math.sqrt(2 * self._data_term()) / self._field_norm if self._field_norm else 0.0
 
 
 def minimise(
@@ -367,11 +367,10 @@ def minimise(
         solver.iterate()
         if iteration % CHECK_INTERVAL:
             continue
-        data, roughness = solver.terms()
+        misfit, quadratic, roughness = solver.terms()
+        data = misfit + quadratic
         objective = data + solver.regularisation * roughness
-        proposed = solver.regularisation
-        if adapted is not None:
-            proposed = adapted(proposed, solver.data_term())
+        proposed = solver.regularisation if adapted is None else adapted(solver.regularisation, misfit)
         if abs(previous - objective) <= tolerance * objective and _close(proposed, solver):
             return iteration, True
         # What is made of a residual waits until it is that of λ and weights, not of the steps so far.
