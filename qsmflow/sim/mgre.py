@@ -1,6 +1,6 @@
 """What a multi-echo gradient-echo scan of a digital head measures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -220,8 +220,65 @@ def simulate_mgre(
     >>> scan.signal.shape
     torch.Size([1, 12, 12, 12])
     """
+    [scan] = simulate_series(
+        protocol,
+        subject=subject,
+        motions=[motion],
+        motion_model=motion_model,
+        seeds=[seed],
+        coil_seed=coil_seed,
+        device=device,
+    )
+    return scan
+
+
+def simulate_series(
+    protocol: MgreProtocol,
+    *,
+    subject: Subject,
+    motions: Sequence[MotionProfile | None],
+    seeds: Sequence[int],
+    motion_model: str = "signal",
+    coil_seed: int | None = None,
+    device=None,
+) -> Iterator[MgreScan]:
+    """Scan a head several times, each time moving in another way; the still head is drawn only once.
+
+    Parameters
+    ----------
+    protocol, subject, motion_model, device
+        As in :func:`simulate_mgre`.
+    motions : sequence of MotionProfile or None
+        How the subject moves in each scan; None for a still one.
+    seeds : sequence of int
+        Of the noise of each scan.
+    coil_seed : int, optional
+        Of the coils; the first seed unless given.
+
+    Yields
+    ------
+    MgreScan
+        All share the tensors of their truth.
+
+    Raises
+    ------
+    KeyError
+        If there is no such motion model.
+    ValueError
+        If there are not as many seeds as motions.
+
+    Examples
+    --------
+    >>> from qsmflow.sim.grids import oblique_affine
+    >>> from qsmflow.sim.subject import draw_subject
+    >>> affine = oblique_affine((12, 12, 12), voxel_size=(16, 16, 16), center=(0, -18, 5))
+    >>> protocol = MgreProtocol(shape=(12, 12, 12), affine=affine, echo_times=(0.004,), supersampling=1)
+    >>> scans = list(simulate_series(protocol, subject=draw_subject(0), motions=[None, None], seeds=[1, 2]))
+    >>> scans[0].susceptibility is scans[1].susceptibility, torch.equal(scans[0].signal, scans[1].signal)
+    (True, False)
+    """
     coils = Coils.draw(
-        torch.Generator().manual_seed(seed if coil_seed is None else coil_seed),
+        torch.Generator().manual_seed(seeds[0] if coil_seed is None else coil_seed),
         receive_bias=protocol.receive_bias,
         transmit_bias=protocol.transmit_bias,
         phase_offset=protocol.phase_offset,
@@ -232,17 +289,19 @@ def simulate_mgre(
     centers = voxel_centers(protocol.shape, protocol.affine, device=device)
     shim = Shim.fitted(block_mean(still.scanned(still.field), factor=factors), centers=centers, mask=mask)
     scanner = _Scanner(protocol, coils, shim)
-    echoes = scanner.echoes(still)
-    noise = float(echoes[0][mask].abs().mean()) / protocol.snr
+    still_echoes = scanner.echoes(still)
+    noise = float(still_echoes[0][mask].abs().mean()) / protocol.snr
     truth = scanner.truth(still, mask)
-    if motion is not None:
-        echoes = MOTION_MODELS[motion_model](echoes, scanner, subject, motion)
-    echoes *= _readout_phases(protocol, device=echoes.device)
-    signal = _acquired(echoes, protocol.acquired_share, noise=noise, seed=seed)
     labels = build_head(
         subject, shape=protocol.shape, affine=protocol.affine, maps=("labels",), device=device
     ).labels
-    return MgreScan(signal=signal, noise=noise, mask=mask, labels=labels, **truth)
+    for motion, seed in zip(motions, seeds, strict=True):
+        echoes = still_echoes
+        if motion is not None:
+            echoes = MOTION_MODELS[motion_model](still_echoes, scanner, subject, motion)
+        echoes = echoes * _readout_phases(protocol, device=echoes.device)
+        signal = _acquired(echoes, protocol.acquired_share, noise=noise, seed=seed)
+        yield MgreScan(signal=signal, noise=noise, mask=mask, labels=labels, **truth)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from qsmflow.core.units import hertz_per_ppm
 from qsmflow.sim.coils import Shim
 from qsmflow.sim.grids import oblique_affine, voxel_centers, voxel_edges
 from qsmflow.sim.head import Head, build_head
-from qsmflow.sim.mgre import MOTION_MODELS, MgreProtocol, simulate_mgre, steady_state
+from qsmflow.sim.mgre import MOTION_MODELS, MgreProtocol, simulate_mgre, simulate_series, steady_state
 
 MOVED = MotionProfile((0.0, 0.3), (RigidPose((4, -3, 2), (3, -2, 4)), RigidPose()))
 
@@ -206,6 +206,17 @@ def test_moved_signal_is_made_of_moved_echoes(small, still, scan_ball):
     assert float((scan.signal - expected).abs().max() / expected.abs().max()) < 1e-3
     for name in ("susceptibility", "total_field", "r2star", "magnitude"):
         assert torch.equal(getattr(scan, name), getattr(still, name))
+
+
+def test_a_series_is_what_single_scans_are(small, scan_ball):
+    """Whatever comes first: no scan leaves a trace in the still echoes that the next one starts from."""
+    motions, seeds = [MOVED, None, MotionProfile((0.0,), (RigidPose(),))], [3, 4, 5]
+    bipolar = dataclasses.replace(small, readout="bipolar")
+    series = list(simulate_series(bipolar, subject=BALL, motions=motions, seeds=seeds, coil_seed=1))
+    assert len(series) == 3
+    for scan, motion, seed in zip(series, motions, seeds, strict=True):
+        alone = scan_ball(bipolar, motion=motion, seed=seed, coil_seed=1)
+        assert torch.equal(scan.signal, alone.signal) and torch.equal(scan.labels, alone.labels)
 
 
 @pytest.mark.parametrize(

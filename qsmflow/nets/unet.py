@@ -1,0 +1,107 @@
+"""3-D U-Net of double 3×3×3 convolutions (Çiçek et al. 2016, 10.1007/978-3-319-46723-8_49)."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """Size of a :class:`UNet`.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Of the image.
+    channels : tuple of int
+        On each level, from fine to coarse; each level halves the edges.
+    residual : bool
+        Whether what is learned is added to the first ``out_channels`` of the input.
+    scale : float
+        The network computes on numbers this many times those that come in and go out: 10 brings ppm of
+        tissue near one.
+
+    Examples
+    --------
+    >>> UNetSettings(channels=(8, 16, 32)).stride
+    4
+    """
+
+    in_channels: int = 1
+    out_channels: int = 1
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    residual: bool = True
+    scale: float = 10.0
+
+    @property
+    def stride(self) -> int:
+        """What the edges of an image must be a multiple of."""
+        return 2 ** (len(self.channels) - 1)
+
+
+class UNet(nn.Module):
+    """Contracting path, expanding path, and skip connections that are concatenated.
+
+    There is no normalisation: a map of susceptibility means what it says in ppm, and a tile of it must come
+    out as it would within the whole. A fresh residual network changes nothing.
+
+    Parameters
+    ----------
+    settings : UNetSettings
+
+    Examples
+    --------
+    >>> network = UNet(UNetSettings(channels=(2, 4)))
+    >>> image = torch.rand(1, 1, 8, 8, 8)
+    >>> torch.equal(network(image), image)
+    True
+    """
+
+    def __init__(self, settings: UNetSettings):
+        super().__init__()
+        self.settings = settings
+        widths = settings.channels
+        self.encoders = nn.ModuleList(
+            _double_convolution(before, after)
+            for before, after in zip((settings.in_channels, *widths[:-1]), widths, strict=True)
+        )
+        self.upsamplers = nn.ModuleList(
+            nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
+        )
+        self.decoders = nn.ModuleList(_double_convolution(2 * fine, fine) for fine in widths[:-1])
+        self.head = nn.Conv3d(widths[0], settings.out_channels, kernel_size=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        if settings.residual:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (b, in, x, y, z) to (b, out, x, y, z); edges are multiples of ``settings.stride``."""
+        settings = self.settings
+        features = image * settings.scale
+        skipped = []
+        for encode in self.encoders[:-1]:
+            features = encode(features)  # (b, channels[level], x / 2^level, ...)
+            skipped.append(features)
+            features = F.max_pool3d(features, kernel_size=2)
+        features = self.encoders[-1](features)
+        for level in reversed(range(len(skipped))):
+            features = self.upsamplers[level](features)
+            features = self.decoders[level](torch.cat([skipped[level], features], dim=1))
+        # What is added may be rounded to bfloat16; what it is added to may not.
+        learned = self.head(features).to(image.dtype) / settings.scale
+        return image[:, : settings.out_channels] + learned if settings.residual else learned
+
+
+def _double_convolution(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(before, after, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(after, after, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+    )

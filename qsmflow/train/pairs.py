@@ -1,0 +1,189 @@
+"""Digital heads that lie still and that move, reconstructed: the maps that motion correction learns from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from qsmflow.core.motion import MotionProfile, draw_motion
+from qsmflow.sim.files import packed, write_image, write_json
+from qsmflow.sim.grids import oblique_affine
+from qsmflow.sim.lesions import LesionCounts
+from qsmflow.sim.mgre import MgreProtocol, line_times, simulate_series
+from qsmflow.sim.protocols import CENTER
+from qsmflow.sim.subject import draw_subject
+from qsmflow.train.reconstruction import reconstruct
+
+#: Millimetres of the slab: the brain and a little around it.
+FIELD_OF_VIEW = (170.0, 204.0, 144.0)
+#: Finest stored difference, ppm.
+STEP = 2e-5
+_DESCRIPTION = {
+    "Name": "Simulated pairs of motion-free and motion-corrupted susceptibility maps",
+    "BIDSVersion": "1.10.1",
+    "DatasetType": "derivative",
+    "GeneratedBy": [{"Name": "qsmflow-train pairs"}],
+}
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How heads are scanned for pairs; what is a range is drawn anew for each subject.
+
+    Parameters
+    ----------
+    motions : int
+        Scans in motion of each subject.
+    isotropic : tuple of float
+        Edge of isotropic voxels, mm.
+    in_plane, thickness : tuple of float
+        Edges of the voxels of thick slices, mm, which half of the subjects have.
+    echoes : tuple of int
+        Fewest and most.
+    snr : tuple of float
+        Of the first echo.
+    events : tuple of int
+        Movements in a scan.
+    translation, rotation : float
+        Largest, mm and degrees. Three scans of ten have a limit of their own, drawn below this one.
+    spread : float
+        Of anatomy and tissue; above 1 beyond what is published.
+    motion_model : str
+        See :func:`qsmflow.sim.mgre.simulate_mgre`.
+    """
+
+    motions: int = 6
+    isotropic: tuple[float, float] = (1.4, 2.1)
+    in_plane: tuple[float, float] = (1.0, 1.4)
+    thickness: tuple[float, float] = (2.0, 3.0)
+    echoes: tuple[int, int] = (4, 6)
+    snr: tuple[float, float] = (40.0, 120.0)
+    events: tuple[int, int] = (2, 3)
+    translation: float = 5.0
+    rotation: float = 5.0
+    spread: float = 1.3
+    motion_model: str = "signal"
+
+
+def write_pairs(
+    out: Path, *, subjects: range, settings: PairSettings | None = None, seed: int = 1, device=None
+) -> Iterator[str]:
+    """Write susceptibility maps of each subject lying still and moving, as a BIDS derivative.
+
+    ``sub-XX_acq-still_Chimap`` is the map of the still scan, ``sub-XX_acq-motion_run-NN_Chimap`` one of a
+    scan in motion on the same grid, ``sub-XX_acq-still_desc-truth_Chimap`` the susceptibility that was
+    simulated and ``sub-XX_acq-still_desc-local_fieldmap`` the local field, Hz. A subject whose last file is
+    there is skipped, so that a stopped run goes on.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of the data set.
+    subjects : range
+        Numbers of the subjects; a subject depends on the seed and on its number alone.
+    settings : PairSettings, optional
+        How they are scanned.
+    seed : int
+        Of everything.
+    device : torch.device, optional
+        Where it is computed.
+
+    Yields
+    ------
+    str
+        Label of each subject when its files are there.
+    """
+    settings = settings or PairSettings()
+    write_json(out / "dataset_description.json", _DESCRIPTION)
+    for number in subjects:
+        label = f"sub-{number:03d}"
+        last = out / label / "anat" / f"{label}_acq-motion_run-{settings.motions:02d}_Chimap.json"
+        if not last.exists():
+            _write_subject(out / label, label, settings, seed=_seed(seed, number), device=device)
+        yield label
+
+
+def draw_protocol(settings: PairSettings, rng: np.random.Generator) -> MgreProtocol:
+    """An acquisition from the ranges of the settings."""
+    if rng.random() < 0.5:
+        voxel_size = (rng.uniform(*settings.isotropic),) * 3
+    else:
+        edge = rng.uniform(*settings.in_plane)
+        voxel_size = (edge, edge, rng.uniform(*settings.thickness))
+    # Even sizes, as scanners have.
+    shape = tuple(
+        2 * round(length / edge / 2) for length, edge in zip(FIELD_OF_VIEW, voxel_size, strict=True)
+    )
+    rotation = (rng.normal(-10, 8), rng.normal(0, 5), rng.normal(0, 4))
+    spacing = rng.uniform(3.5e-3, 5.5e-3)
+    first = rng.uniform(3e-3, 6e-3)
+    times = tuple(first + spacing * index for index in range(rng.integers(*settings.echoes, endpoint=True)))
+    return MgreProtocol(
+        shape=shape,
+        affine=oblique_affine(shape, voxel_size=voxel_size, rotation=rotation, center=CENTER),
+        echo_times=times,
+        repetition_time=times[-1] + 0.01,
+        snr=float(np.exp(rng.uniform(*np.log(settings.snr)))),
+        readout_axis=int(rng.integers(2)),
+        acquisition_order=str(rng.choice(["sequential", "centric", "interleaved"], p=[0.7, 0.15, 0.15])),
+    )
+
+
+def draw_motions(
+    settings: PairSettings, protocol: MgreProtocol, rng: np.random.Generator
+) -> list[MotionProfile]:
+    """As many motions as the settings say, in the order of the protocol's k-space."""
+    centre_time = float(line_times(protocol).flatten()[0])
+    motions = []
+    for _ in range(settings.motions):
+        size = 1.0 if rng.random() < 0.7 else rng.uniform(0.1, 1)
+        motions.append(
+            draw_motion(
+                torch.Generator().manual_seed(int(rng.integers(2**31))),
+                events=settings.events,
+                translation=size * settings.translation,
+                rotation=size * settings.rotation,
+                centre_time=centre_time,
+            )
+        )
+    return motions
+
+
+def _write_subject(folder: Path, label: str, settings: PairSettings, *, seed: int, device) -> None:
+    rng = np.random.default_rng(seed)
+    lesions = LesionCounts(*(int(rng.integers(0, most + 1)) for most in (6, 2, 3)))
+    subject = draw_subject(int(rng.integers(2**31)), spread=settings.spread, lesions=lesions)
+    protocol = draw_protocol(settings, rng)
+    motions = [None, *draw_motions(settings, protocol, rng)]
+    scans = simulate_series(
+        protocol,
+        subject=subject,
+        motions=motions,
+        motion_model=settings.motion_model,
+        seeds=[int(value) for value in rng.integers(2**31, size=len(motions))],
+        device=device,
+    )
+    scanner = {"echo_times": protocol.echo_times, "affine": protocol.affine}
+    sidecar = {"MagneticFieldStrength": protocol.field_strength, "SkullStripped": True, "Seed": seed}
+
+    def write(stem: str, image: torch.Tensor, units: str, step: float = STEP) -> None:
+        stored, slope = packed(image.cpu().numpy(), step=step)
+        write_image(folder / stem, stored, protocol.affine, sidecar | {"Units": units}, slope=slope)
+
+    def write_mask(stem: str, mask: torch.Tensor) -> None:
+        write_image(folder / stem, mask.cpu().numpy().astype(np.uint8), protocol.affine, {"Type": "Brain"})
+
+    for run, scan in enumerate(scans):
+        made = reconstruct(scan.signal, field_strength=protocol.field_strength, **scanner)
+        prefix = f"{label}_acq-motion_run-{run:02d}" if run else f"{label}_acq-still"
+        if not run:
+            write(f"anat/{prefix}_desc-truth_Chimap", torch.where(scan.mask, scan.susceptibility, 0), "ppm")
+            write(f"fmap/{prefix}_desc-local_fieldmap", made.local_field, "ppm")
+        write_mask(f"anat/{prefix}_desc-brain_mask", made.mask)
+        write(f"anat/{prefix}_Chimap", made.susceptibility, "ppm")
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

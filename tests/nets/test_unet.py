@@ -1,0 +1,68 @@
+"""What the U-Net must do whatever its weights."""
+
+import pytest
+import torch
+
+from qsmflow.nets.unet import UNet, UNetSettings
+
+
+def seeded(settings: UNetSettings) -> UNet:
+    torch.manual_seed(0)
+    network = UNet(settings).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    return network
+
+
+def test_a_fresh_residual_network_returns_its_first_channels():
+    network = UNet(UNetSettings(in_channels=3, out_channels=2, channels=(2, 4)))
+    image = torch.randn(1, 3, 8, 8, 8)
+    assert torch.equal(network(image), image[:, :2])
+
+
+def test_without_residual_the_image_does_not_pass_through():
+    network = seeded(UNetSettings(channels=(2, 4), residual=False))
+    image = torch.randn(1, 1, 8, 8, 8)
+    same = seeded(UNetSettings(channels=(2, 4), residual=True))
+    torch.testing.assert_close(same(image), image + network(image))
+
+
+def test_every_level_is_reached():
+    network = seeded(UNetSettings(channels=(2, 3, 4)))
+    network(torch.randn(1, 1, 8, 8, 8)).square().sum().backward()
+    assert all(float(parameter.grad.abs().max()) > 0 for parameter in network.parameters())
+
+
+def test_shift_by_the_stride_shifts_what_comes_out():
+    settings = UNetSettings(channels=(2, 4, 4))
+    network = seeded(settings)
+    image = torch.zeros(1, 1, 64, 8, 8)
+    image[:, :, 24:32] = torch.randn(1, 1, 8, 8, 8)
+    moved = image.roll(settings.stride, dims=2)
+    # Far from the ends, where zeros are padded.
+    torch.testing.assert_close(
+        network(moved)[:, :, 20:44], network(image).roll(settings.stride, dims=2)[:, :, 20:44]
+    )
+
+
+def test_scale_changes_nothing_but_the_biases():
+    plain, scaled = (seeded(UNetSettings(channels=(2, 4), scale=scale)) for scale in (1.0, 10.0))
+    image = torch.randn(1, 1, 8, 8, 8)
+    for network in (plain, scaled):
+        for module in network.upsamplers:
+            torch.nn.init.zeros_(module.bias)
+    # Without biases a network of rectifiers is homogeneous.
+    torch.testing.assert_close(plain(image), scaled(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [((4,), 1), ((4, 4), 2), ((4, 4, 4, 4), 8)])
+def test_stride(channels, stride):
+    assert UNetSettings(channels=channels).stride == stride
+
+
+def test_rounding_to_bfloat16_spares_what_passes_through():
+    network = UNet(UNetSettings(channels=(2, 4)))
+    image = 0.1 + 1e-4 * torch.rand(1, 1, 8, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = network(image)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, image)
