@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qsmflow.nets.bundle import ModelCard, VoxelRange, save_bundle
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -22,3 +24,38 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measured data at {folder}; set QSMFLOW_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory) -> dict[str, Path]:
+    """Folders of small networks by architecture: fixed random weights, untrained but for their size."""
+    folder = tmp_path_factory.mktemp("networks")
+    small = {
+        "deepqsm": {"stages": 1, "channels": [2, 4]},
+        "unet": {"channels": [2, 4]},
+        "prenet": {"channels": 4, "recursions": 2, "blocks": 1},
+    }
+    found = {}
+    for kind, settings in small.items():
+        card = ModelCard(
+            name=f"small-{kind}",
+            summary="For tests.",
+            architecture=kind,
+            settings=settings,
+            voxel_range=VoxelRange(finest=0.5, coarsest=6.0, anisotropy=4.0),
+            data={},
+            seeds={},
+            steps=0,
+            hours=0.0,
+            hardware="none",
+            command="none",
+            scores={},
+            limits=("Knows nothing.",),
+        )
+        torch.manual_seed(0)
+        network = card.build()
+        if kind == "unet":
+            # A fresh one changes nothing; this one adds what depends on the neighbours.
+            torch.nn.init.normal_(network.head.weight)
+        found[kind] = save_bundle(folder / kind, network, card)
+    return found

@@ -1,5 +1,6 @@
 """One acquisition from its files to its derivatives and figures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from nipype.interfaces import utility as niu
@@ -8,7 +9,9 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
+from qsmflow.interfaces.learned import Model
 from qsmflow.workflows.field import init_field_wf
+from qsmflow.workflows.motion import init_motion_correction_wf
 from qsmflow.workflows.outputs import init_outputs_wf
 from qsmflow.workflows.report import init_report_wf
 from qsmflow.workflows.susceptibility import init_susceptibility_wf
@@ -32,6 +35,8 @@ def init_acquisition_wf(
     inversion: str,
     inversion_parameters: dict,
     reference: str,
+    motion_correction: str,
+    motion_models: Mapping[str, Model],
     low_mem: bool,
     use_gpu: bool,
     mem_gb: dict[str, float],
@@ -56,6 +61,10 @@ def init_acquisition_wf(
         As in :func:`init_field_wf`.
     phase_sign, background, background_parameters, inversion, inversion_parameters, reference
         As in :func:`init_susceptibility_wf`.
+    motion_correction : str
+        ``auto``, ``on`` or ``off``.
+    motion_models : mapping
+        ``unet`` and ``prenet``, unless motion correction is off.
     use_gpu : bool
         Whether the solvers run on the GPU.
     mem_gb : dict
@@ -92,17 +101,23 @@ def init_acquisition_wf(
         reference=reference,
         **common,
     )
+    corrects = motion_correction != "off"
     outputs_wf = init_outputs_wf(
-        acquisition=acquisition, field_strength=field_strength, bids_dir=bids_dir, out_dir=out_dir
+        acquisition=acquisition,
+        field_strength=field_strength,
+        bids_dir=bids_dir,
+        out_dir=out_dir,
+        motion_correction=corrects,
     )
     report_wf = init_report_wf(
         acquisition=acquisition,
         phase_range=phase_range,
         field_strength=field_strength,
         out_dir=out_dir,
+        motion_correction=corrects,
         mem_gb=mem_gb["figure"],
     )
-    records = pe.Node(niu.Merge(2), name="records", run_without_submitting=True)
+    records = pe.Node(niu.Merge(3 if corrects else 2), name="records", run_without_submitting=True)
     workflow.connect([
         (field_wf, susceptibility_wf, [
             ("outputnode.total_field", "inputnode.total_field"),
@@ -125,5 +140,19 @@ def init_acquisition_wf(
                 (f"outputnode.{field}", f"inputnode.{field}")
                 for field in ("total_field", "local_field", "susceptibility")
             ]),
+        ])  # fmt: skip
+    if corrects:
+        motion_wf = init_motion_correction_wf(
+            mode=motion_correction, models=motion_models, field_strength=field_strength, **common
+        )
+        workflow.connect([
+            (field_wf, motion_wf, [("outputnode.frequency_noise", "inputnode.frequency_noise")]),
+            (susceptibility_wf, motion_wf, [
+                (f"outputnode.{field}", f"inputnode.{field}")
+                for field in ("susceptibility", "local_field", "field_mask")
+            ]),
+            (motion_wf, records, [("outputnode.records", "in3")]),
+            (motion_wf, outputs_wf, [("outputnode.accepted", "inputnode.corrected")]),
+            (motion_wf, report_wf, [("outputnode.corrected", "inputnode.corrected")]),
         ])  # fmt: skip
     return workflow

@@ -1,12 +1,13 @@
 """The whole run, subject by subject; the only workflows that know the Settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import groupby
 from pathlib import Path
 
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from qsmflow.interfaces.learned import Model
 from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
 from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
@@ -19,6 +20,7 @@ def init_qsmflow_wf(
     settings: Settings,
     jobs: Sequence[AcquisitionJob],
     *,
+    models: Mapping[str, Model],
     run_id: str,
     use_gpu: bool,
     name: str = WORKFLOW_NAME,
@@ -31,6 +33,8 @@ def init_qsmflow_wf(
         Of the run.
     jobs : sequence of AcquisitionJob
         What to process.
+    models : mapping
+        Trained networks by what they are for: ``deepqsm``, ``unet``, ``prenet``, as far as needed.
     run_id : str
         Names the folder of the run's logs.
     use_gpu : bool
@@ -52,7 +56,7 @@ def init_qsmflow_wf(
     for subject, members in groupby(sorted(jobs, key=_subject), key=_subject):
         subject_wf = Workflow(name=f"sub_{subject}_wf")
         for job in members:
-            subject_wf.add_nodes([_acquisition_wf(settings, job, use_gpu=use_gpu)])
+            subject_wf.add_nodes([_acquisition_wf(settings, job, models=models, use_gpu=use_gpu)])
         # Crash files of a subject belong into the subject's own log folder.
         subject_wf.config["execution"]["crashdump_dir"] = str(log_dir(settings.out_dir, subject, run_id))
         for node in subject_wf._get_all_nodes():
@@ -72,7 +76,9 @@ def log_dir(out_dir: Path, subject: str, run_id: str) -> Path:
     return out_dir / f"sub-{subject}" / "log" / run_id
 
 
-def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -> Workflow:
+def _acquisition_wf(
+    settings: Settings, job: AcquisitionJob, *, models: Mapping[str, Model], use_gpu: bool
+) -> Workflow:
     return init_acquisition_wf(
         acquisition=job.acquisition,
         phase_range=job.phase_range,
@@ -85,8 +91,10 @@ def _acquisition_wf(settings: Settings, job: AcquisitionJob, *, use_gpu: bool) -
         background=settings.background,
         background_parameters=_BACKGROUND_PARAMETERS[settings.background](settings),
         inversion=settings.inversion,
-        inversion_parameters=_INVERSION_PARAMETERS[settings.inversion](settings),
+        inversion_parameters=_INVERSION_PARAMETERS[settings.inversion](settings, models),
         reference=settings.reference,
+        motion_correction=settings.motion_correction,
+        motion_models={name: models[name] for name in ("unet", "prenet") if name in models},
         low_mem=settings.low_mem,
         use_gpu=use_gpu,
         mem_gb=job.memory,
@@ -102,11 +110,11 @@ def _vsharp_parameters(settings: Settings) -> dict:
     return {}
 
 
-def _tkd_parameters(settings: Settings) -> dict:
+def _tkd_parameters(settings: Settings, models: Mapping[str, Model]) -> dict:
     return {"threshold": settings.tkd_threshold}
 
 
-def _tv_parameters(settings: Settings) -> dict:
+def _tv_parameters(settings: Settings, models: Mapping[str, Model]) -> dict:
     given = {
         "regularisation": settings.tv_lambda,
         "max_iterations": _SLOPPY_INVERSION_STEPS if settings.sloppy else None,
@@ -114,7 +122,7 @@ def _tv_parameters(settings: Settings) -> dict:
     return {"settings": _where_given(given)}
 
 
-def _medi_parameters(settings: Settings) -> dict:
+def _medi_parameters(settings: Settings, models: Mapping[str, Model]) -> dict:
     given = {
         "regularisation": settings.medi_lambda,
         "nonlinear": settings.medi_nonlinear,
@@ -127,9 +135,18 @@ def _medi_parameters(settings: Settings) -> dict:
     return {"preset": settings.medi_preset, "settings": _where_given(given)}
 
 
+def _deepqsm_parameters(settings: Settings, models: Mapping[str, Model]) -> dict:
+    return {"model": models["deepqsm"]}
+
+
 def _where_given(values: dict) -> dict:
     return {name: value for name, value in values.items() if value is not None}
 
 
 _BACKGROUND_PARAMETERS = {"pdf": _pdf_parameters, "vsharp": _vsharp_parameters}
-_INVERSION_PARAMETERS = {"tkd": _tkd_parameters, "tv": _tv_parameters, "medi": _medi_parameters}
+_INVERSION_PARAMETERS = {
+    "tkd": _tkd_parameters,
+    "tv": _tv_parameters,
+    "medi": _medi_parameters,
+    "deepqsm": _deepqsm_parameters,
+}

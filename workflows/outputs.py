@@ -9,8 +9,10 @@ from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.names import derivative_name
 from qsmflow.interfaces.derivatives import DerivativesSink
 from qsmflow.interfaces.provenance import DescribeMap
+from qsmflow.reports.motion import RESIDUALS
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Derivative:
         Whether voxels outside the brain are zero.
     several_echoes : bool
         Whether it takes more than one echo.
+    motion : bool
+        Whether it takes a motion correction; its source may then still be None.
     extra : mapping
         Further fields of its sidecar.
     """
@@ -46,14 +50,28 @@ class Derivative:
     datatype: str = "anat"
     skull_stripped: bool = True
     several_echoes: bool = False
+    motion: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
 _MAGNITUDE = "Root of the sum of squares of the magnitudes of all echoes"
 _R2STAR = "Effective transverse relaxation rate"
 _T2STAR = "Effective transverse relaxation time, at most 1 s"
+_CORRECTED = (
+    "Magnetic susceptibility after a correction of motion that is learned from simulations; "
+    "an estimate, not a measurement"
+)
 DERIVATIVES = (
-    Derivative("susceptibility", "Chimap", "Magnetic susceptibility", "ppm", None),
+    Derivative("susceptibility", "Chimap", "Magnetic susceptibility", "ppm", RESIDUALS[0]),
+    Derivative(
+        source="corrected",
+        suffix="Chimap",
+        description=_CORRECTED,
+        units="ppm",
+        last_stage=None,
+        desc="motioncorrected",
+        motion=True,
+    ),
     Derivative("r2star", "R2starmap", _R2STAR, "1/s", "Echo fit", several_echoes=True),
     Derivative("t2star", "T2starmap", _T2STAR, "s", "Echo fit", several_echoes=True),
     Derivative("s0", "S0map", "Signal at echo time zero", "arbitrary", "Echo fit"),
@@ -90,6 +108,7 @@ def init_outputs_wf(
     field_strength: float,
     bids_dir: Path,
     out_dir: Path,
+    motion_correction: bool,
     name: str = "outputs_wf",
 ) -> Workflow:
     """Write the derivatives of an acquisition with their sidecars.
@@ -102,13 +121,15 @@ def init_outputs_wf(
         Tesla.
     bids_dir, out_dir : Path
         Raw and derivative data set.
+    motion_correction : bool
+        Whether there may be a corrected map.
     name : str
         Name of the workflow.
 
     Inputs
     ------
-    susceptibility, r2star, t2star, s0, mask, total_field, local_field, combined
-        The maps.
+    susceptibility, corrected, r2star, t2star, s0, mask, total_field, local_field, combined
+        The maps; None for a corrected one that was not accepted.
     records
         What each stage did.
     """
@@ -119,21 +140,6 @@ def init_outputs_wf(
         if derivative.several_echoes and len(acquisition.echoes) == 1:
             continue
         label = "_".join(filter(None, (derivative.desc, derivative.suffix)))
-        describe = pe.Node(
-            DescribeMap(
-                acquisition=acquisition,
-                bids_dir=str(bids_dir),
-                field_strength=field_strength,
-                units=derivative.units,
-                skull_stripped=derivative.skull_stripped,
-                description=derivative.description,
-                extra=dict(derivative.extra),
-            ),
-            name=f"describe_{label}",
-            run_without_submitting=True,
-        )
-        if derivative.last_stage:
-            describe.inputs.last_stage = derivative.last_stage
         write = pe.Node(
             DerivativesSink(
                 base_directory=str(out_dir),
@@ -145,9 +151,35 @@ def init_outputs_wf(
             name=f"write_{label}",
             run_without_submitting=True,
         )
+        if derivative.motion and not motion_correction:
+            write.inputs.in_file = None
+            workflow.add_nodes([write])
+            continue
+        describe = pe.Node(
+            DescribeMap(
+                acquisition=acquisition,
+                bids_dir=str(bids_dir),
+                field_strength=field_strength,
+                units=derivative.units,
+                skull_stripped=derivative.skull_stripped,
+                description=derivative.description,
+                extra=dict(derivative.extra) | (_made_of_map(acquisition) if derivative.motion else {}),
+            ),
+            name=f"describe_{label}",
+            run_without_submitting=True,
+        )
+        if derivative.last_stage:
+            describe.inputs.last_stage = derivative.last_stage
+        # A corrected map lies on the grid of the map it is made of, which is there in any case.
+        described = "susceptibility" if derivative.motion else derivative.source
         workflow.connect([
-            (inputnode, describe, [(derivative.source, "in_file"), ("records", "records")]),
+            (inputnode, describe, [(described, "in_file"), ("records", "records")]),
             (inputnode, write, [(derivative.source, "in_file")]),
             (describe, write, [("meta", "meta")]),
         ])  # fmt: skip
     return workflow
+
+
+def _made_of_map(acquisition: Acquisition) -> dict[str, list[str]]:
+    """Sources of a map that is made of the susceptibility map, not of the raw data."""
+    return {"Sources": [f"bids::{derivative_name(acquisition.all_entities, suffix='Chimap')}"]}

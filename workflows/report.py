@@ -28,11 +28,14 @@ class Figure:
         Fields shown, one row each.
     several_echoes : bool
         Whether it takes more than one echo.
+    motion : bool
+        Whether it takes a motion correction.
     """
 
     kind: str
     volumes: tuple[str, ...]
     several_echoes: bool = False
+    motion: bool = False
 
 
 _FIGURES = (
@@ -43,6 +46,7 @@ _FIGURES = (
     Figure("noise", ("frequency_noise",)),
     Figure("local", ("local_field",)),
     Figure("susceptibility", ("susceptibility",)),
+    Figure("motion", ("susceptibility", "corrected"), motion=True),
     Figure("r2star", ("r2star",), several_echoes=True),
 )
 _TABLE_SUFFIX = "MEGRE"
@@ -54,6 +58,7 @@ def init_report_wf(
     phase_range: PhaseRange,
     field_strength: float,
     out_dir: Path,
+    motion_correction: bool,
     mem_gb: float,
     name: str = "report_wf",
 ) -> Workflow:
@@ -69,6 +74,8 @@ def init_report_wf(
         Tesla.
     out_dir : Path
         Derivative data set.
+    motion_correction : bool
+        Whether there is a corrected map to show.
     mem_gb : float
         GB of one figure.
     name : str
@@ -76,7 +83,8 @@ def init_report_wf(
 
     Inputs
     ------
-    combined, frequency, unwrapped, frequency_noise, total_field, local_field, susceptibility, r2star, mask
+    combined, frequency, unwrapped, frequency_noise, total_field, local_field, susceptibility, corrected, \
+    r2star, mask
         The maps.
     records
         What each stage did.
@@ -100,6 +108,11 @@ def init_report_wf(
     for number, figure in enumerate(_FIGURES, start=1):
         if figure.several_echoes and len(acquisition.echoes) == 1:
             continue
+        sink = _sink(acquisition, out_dir, figure.kind, FIGURES[figure.kind].suffix)
+        if figure.motion and not motion_correction:
+            sink.inputs.in_file = None
+            workflow.add_nodes([sink])
+            continue
         volumes = pe.Node(
             niu.Merge(len(figure.volumes)), name=f"volumes_{figure.kind}", run_without_submitting=True
         )
@@ -109,9 +122,7 @@ def init_report_wf(
             (volumes, plot, [("out", "in_files")]),
             (inputnode, plot, [("mask", "mask_file")]),
             (plot, warnings, [("out_warnings", f"in{number}")]),
-            (plot, _sink(acquisition, out_dir, figure.kind, FIGURES[figure.kind].suffix), [
-                ("out_report", "in_file"),
-            ]),
+            (plot, sink, [("out_report", "in_file")]),
         ])  # fmt: skip
     for kind in FRAGMENTS:
         write = pe.Node(SummaryReportlet(kind=kind), name=f"table_{kind}", run_without_submitting=True)
@@ -134,6 +145,6 @@ def _sink(acquisition: Acquisition, out_dir: Path, kind: str, suffix: str) -> pe
             desc=kind,
             suffix=suffix,
         ),
-        name=f"write_{kind}",
+        name=f"write_{kind}_{suffix}",
         run_without_submitting=True,
     )

@@ -36,7 +36,7 @@ class Settings:
     bipolar : bool
         Whether the fit has a term for alternating readout gradients.
     background, inversion, reference : str
-        ``pdf`` or ``vsharp``; ``medi``, ``tv`` or ``tkd``; ``csf``, ``brain`` or ``none``.
+        ``pdf`` or ``vsharp``; ``medi``, ``tv``, ``tkd`` or ``deepqsm``; ``csf``, ``brain`` or ``none``.
     tkd_threshold : float
         Smallest dipole kernel magnitude that TKD divides by.
     tv_lambda : float or None
@@ -47,6 +47,12 @@ class Settings:
         Weight of the regularisation, automatic unless given; radius in mm; weight of the CSF term.
     medi_nonlinear, medi_merit, medi_outside_sources : bool or None
         Nonlinear data term; down-weighting of outliers; correction of the background removal.
+    deepqsm_model : str
+        Name of a shipped model, or folder of another one.
+    motion_correction : str
+        ``auto`` (write a corrected map where motion is severe), ``on`` or ``off``.
+    motion_models : tuple of str
+        U-Net and PReNet, each as ``deepqsm_model``.
     sloppy : bool
         Few iterations: for trying out, not for results.
     random_seed : int
@@ -88,6 +94,9 @@ class Settings:
     medi_outside_sources: bool | None = None
     medi_smv_radius: float | None = None
     medi_csf_lambda: float | None = None
+    deepqsm_model: str = "deepqsm-head"
+    motion_correction: str = "auto"
+    motion_models: tuple[str, str] = ("motion-unet", "motion-prenet")
     sloppy: bool = False
     random_seed: int = 0
     device: str = "auto"

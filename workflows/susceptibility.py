@@ -6,19 +6,32 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from qsmflow.interfaces.background import RemoveBackgroundByPDF, RemoveBackgroundByVSHARP
 from qsmflow.interfaces.inversion import InvertByMEDI, InvertByTKD, InvertByTV
+from qsmflow.interfaces.learned import PredictSusceptibility
 from qsmflow.interfaces.masks import SegmentCSF
+from qsmflow.interfaces.residual import MeasureResidual
 from qsmflow.interfaces.susceptibility import DetectPhaseSign, ReferenceSusceptibility
+from qsmflow.workflows.memory import PROCESS_GB
 
 _BACKGROUNDS = {"pdf": RemoveBackgroundByPDF, "vsharp": RemoveBackgroundByVSHARP}
 _BACKGROUND_PROSE = {
     "pdf": "projection onto dipole fields (PDF) [@liu2011pdf]",
     "vsharp": "spherical mean values of variable radius (V-SHARP) [@li2011vsharp; @wu2012vsharp]",
 }
-_INVERSIONS = {"medi": InvertByMEDI, "tv": InvertByTV, "tkd": InvertByTKD}
+_INVERSIONS = {
+    "medi": InvertByMEDI,
+    "tv": InvertByTV,
+    "tkd": InvertByTKD,
+    "deepqsm": PredictSusceptibility,
+}
 _INVERSION_PROSE = {
     "medi": "Susceptibility was computed by morphology enabled dipole inversion (MEDI) [@liu2012medi]",
     "tv": "Susceptibility was computed by nonlinear dipole inversion with total variation [@milovic2018]",
     "tkd": "Susceptibility was computed by thresholded k-space division (TKD) [@shmueli2009]",
+    "deepqsm": (
+        "Susceptibility was computed by a convolutional network after DeepQSM [@bollmann2019deepqsm; "
+        "@cicek2016unet] that takes turns with fits to the field [@aggarwal2019modl] and was trained on "
+        "simulations"
+    ),
 }
 _REFERENCE_PROSE = {
     "csf": (
@@ -44,7 +57,7 @@ def init_susceptibility_wf(
     omp_nthreads: int,
     name: str = "susceptibility_wf",
 ) -> Workflow:
-    """Remove the background field, invert the dipole, set the zero.
+    """Remove the background field, invert the dipole, set the zero, look at what is left of the field.
 
     Parameters
     ----------
@@ -57,7 +70,7 @@ def init_susceptibility_wf(
     background_parameters : dict
         Inputs of the background removal's interface.
     inversion : str
-        ``medi``, ``tv`` or ``tkd``.
+        ``medi``, ``tv``, ``tkd`` or ``deepqsm``.
     inversion_parameters : dict
         Inputs of the inversion's interface.
     reference : str
@@ -88,6 +101,8 @@ def init_susceptibility_wf(
         Hz, positive where the field is higher.
     susceptibility
         ppm.
+    field_mask
+        Where the local field and the susceptibility are known.
     records
         What each stage did.
     """
@@ -99,7 +114,9 @@ def init_susceptibility_wf(
         name="inputnode",
     )
     outputnode = pe.Node(
-        niu.IdentityInterface(fields=["total_field", "local_field", "susceptibility", "records"]),
+        niu.IdentityInterface(
+            fields=["total_field", "local_field", "susceptibility", "field_mask", "records"]
+        ),
         name="outputnode",
     )
     remove = pe.Node(
@@ -116,7 +133,13 @@ def init_susceptibility_wf(
         n_procs=omp_nthreads,
     )
     set_zero = pe.Node(ReferenceSusceptibility(reference=reference), name="reference", mem_gb=mem_gb["mask"])
-    records = pe.Node(niu.Merge(4), name="records", run_without_submitting=True)
+    residual = pe.Node(
+        MeasureResidual(field_strength=field_strength, use_gpu=use_gpu),
+        name="residual",
+        mem_gb=mem_gb["residual"],
+        n_procs=omp_nthreads,
+    )
+    records = pe.Node(niu.Merge(5), name="records", run_without_submitting=True)
     workflow.__desc__ = (
         f"The background field was removed by {_BACKGROUND_PROSE[background]}. "
         f"{_INVERSION_PROSE[inversion]}{_listed(inversion_parameters)}, with B0 along the direction that "
@@ -135,13 +158,21 @@ def init_susceptibility_wf(
         (remove, records, [("out_record", "in1")]),
         (sign, records, [("out_record", "in2")]),
         (invert, records, [("out_record", "in3")]),
+        (inputnode, residual, [("frequency_noise", "frequency_noise")]),
+        (sign, residual, [("local_field", "local_field")]),
+        (remove, residual, [("mask", "mask")]),
+        (set_zero, residual, [("susceptibility", "susceptibility")]),
         (set_zero, records, [("out_record", "in4")]),
+        (residual, records, [("out_record", "in5")]),
         (sign, outputnode, [("total_field", "total_field"), ("local_field", "local_field")]),
         (set_zero, outputnode, [("susceptibility", "susceptibility")]),
+        (remove, outputnode, [("mask", "field_mask")]),
         (records, outputnode, [("out", "records")]),
     ])  # fmt: skip
     if background == "pdf":
         workflow.connect(inputnode, "frequency_noise", remove, "frequency_noise")
+    if inversion == "deepqsm":
+        invert.inputs.memory_gb = mem_gb["invert"] - PROCESS_GB
     if inversion in ("medi", "tv"):
         workflow.connect([
             (inputnode, invert, [
@@ -172,6 +203,6 @@ def _listed(parameters: dict) -> str:
 
 def _regularisation(inversion: str, parameters: dict) -> str:
     """How the weight of the regularisation was chosen, unless it was given or there is none."""
-    if inversion == "tkd" or "regularisation" in parameters["settings"]:
+    if inversion not in ("medi", "tv") or "regularisation" in parameters["settings"]:
         return ""
     return "The weight of its regularisation was chosen by the discrepancy principle [@morozov1984]. "

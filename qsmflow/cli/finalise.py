@@ -42,8 +42,11 @@ def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
         )
     if plan.findings:
         say(format_findings(plan.findings), style="yellow")
+    if plan.models:
+        say("networks: " + ", ".join(f"{model} ({model.location})" for model in plan.models.values()))
     say(
         f"{len(plan.jobs)} acquisition(s), {settings.inversion.upper()} inversion, "
+        f"motion correction {settings.motion_correction}, "
         f"{settings.nprocs} process(es) of {settings.omp_nthreads} thread(s), {settings.mem_gb:.1f} GB -> "
         f"{settings.out_dir}"
     )

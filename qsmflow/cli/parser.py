@@ -40,6 +40,11 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, absolute_path(path)
 
 
+def _model(text: str) -> str:
+    """A shipped model's name as it is, a folder as a path that stays right wherever the work is done."""
+    return str(absolute_path(text)) if Path(text).name != text else text
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; no flag has a default here, so that only what was given is known.
 
@@ -113,7 +118,7 @@ def _add_stages(parser):
         help="odd and even echoes were read in opposite directions",
     )
     group.add_argument("--background", choices=["pdf", "vsharp"], help="its removal (default: pdf)")
-    group.add_argument("--inversion", choices=["medi", "tv", "tkd"], help="default: medi")
+    group.add_argument("--inversion", choices=["medi", "tv", "tkd", "deepqsm"], help="default: medi")
     group.add_argument("--reference", choices=["csf", "brain", "none"], help="zero of χ (default: csf)")
     group.add_argument("--tkd-threshold", type=positive, metavar="X", help="default: 0.19")
     group.add_argument(
@@ -140,6 +145,24 @@ def _add_stages(parser):
     )
     group.add_argument(
         "--medi-csf-lambda", type=not_negative, metavar="X", help="uniform CSF (MEDI+0); 0: off"
+    )
+    group.add_argument(
+        "--deepqsm-model",
+        type=_model,
+        metavar="NAME|FOLDER",
+        help="a shipped network or one of your own (default: deepqsm-head)",
+    )
+    group.add_argument(
+        "--motion-correction",
+        choices=["auto", "on", "off"],
+        help="write a corrected map as well: where motion is severe, always, never (default: auto)",
+    )
+    group.add_argument(
+        "--motion-models",
+        nargs=2,
+        type=_model,
+        metavar=("UNET", "PRENET"),
+        help="shipped networks or folders of your own (default: motion-unet motion-prenet)",
     )
     group.add_argument(
         "--sloppy", action=argparse.BooleanOptionalAction, help="few iterations, for trying out"
@@ -254,6 +277,8 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         given.pop(ignored, None)
     for name in ("participant_label", "session_label"):
         given[name] = tuple(given.get(name, ()))
+    if "motion_models" in given:
+        given["motion_models"] = tuple(given["motion_models"])
     given["derivatives"] = MappingProxyType(dict(given.get("derivatives", ())))
     cores = given.get("nprocs", available_cores())
     defaults = Settings(

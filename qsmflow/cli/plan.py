@@ -1,6 +1,6 @@
 """Decides what a run will do, and finds all that is wrong with the input before any work starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from qsmflow.bids.layout import (
 from qsmflow.bids.phase_range import detect_phase_range
 from qsmflow.bids.validator import validate
 from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.models import choose_models, network_stages
+from qsmflow.interfaces.learned import Model
 from qsmflow.workflows.memory import stage_memory
 from qsmflow.workflows.settings import AcquisitionJob, Settings
 
@@ -45,11 +47,14 @@ class Plan:
         What the checks found.
     refused : tuple of Acquisition
         Acquisitions left out because of errors.
+    models : mapping
+        Trained networks by what they are for.
     """
 
     jobs: tuple[AcquisitionJob, ...]
     findings: tuple[Finding, ...]
     refused: tuple[Acquisition, ...]
+    models: Mapping[str, Model]
 
     @property
     def complete(self) -> bool:
@@ -73,9 +78,10 @@ def make_plan(settings: Settings) -> Plan:
     Raises
     ------
     Stop
-        16 for invalid BIDS, 18 if nothing matches, 65 if no acquisition is usable, 66 for a missing
-        input, 64 if the memory cannot hold an acquisition.
+        16 for invalid BIDS, 18 if nothing matches, 65 if no acquisition or a network is not usable, 66
+        for a missing input, 64 if the memory cannot hold an acquisition or there is no such network.
     """
+    models = choose_models(settings)
     findings: list[Finding] = []
     if not settings.skip_bids_validation:
         findings += validate(settings.bids_dir, participants=settings.participant_label)
@@ -99,7 +105,7 @@ def make_plan(settings: Settings) -> Plan:
     findings += _without_mask(usable, masks) if settings.derivatives else []
     jobs = tuple(_make_job(acquisition, settings=settings, masks=masks) for acquisition in usable)
     _check_memory(jobs, settings)
-    return Plan(jobs, tuple(findings), tuple(refused))
+    return Plan(jobs, tuple(findings), tuple(refused), models)
 
 
 def _errors(findings: Sequence[Finding]) -> list[Finding]:
@@ -159,7 +165,13 @@ def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> A
         phase_range=phase_range,
         field_strength=settings.field_strength or acquisition.field_strength,
         mask_file=mask_file,
-        memory=stage_memory(image.shape[:3], n_echoes=len(acquisition.echoes), low_mem=settings.low_mem),
+        memory=stage_memory(
+            image.shape[:3],
+            n_echoes=len(acquisition.echoes),
+            low_mem=settings.low_mem,
+            networks=network_stages(settings),
+            limit=settings.mem_gb,
+        ),
     )
 
 

@@ -82,7 +82,7 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
         raise Stop(ExitCode.USAGE, str(error)) from error
     finalise.open_output(settings, plan, run_id=run_id, argv=argv)
     configure_nipype(settings, log_dir=settings.work_dir / "crash")
-    workflow = init_qsmflow_wf(settings, plan.jobs, run_id=run_id, use_gpu=use_gpu)
+    workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
     finalise.write_methods(settings, workflow.visit_desc())
     if settings.write_graph:
         write_graph(workflow, settings)

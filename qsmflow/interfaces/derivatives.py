@@ -22,7 +22,12 @@ class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
     base_directory = traits.Directory(
         mandatory=True, desc="output folder, the root of the derivative data set"
     )
-    in_file = File(exists=True, mandatory=True, desc="image or figure to write")
+    in_file = traits.Either(
+        None,
+        File(exists=True),
+        mandatory=True,
+        desc="image or figure to write; None takes away what an earlier run wrote",
+    )
     entities = traits.Dict(
         mandatory=True, desc="entities of the acquisition: subject, session, acquisition, …"
     )
@@ -42,8 +47,9 @@ class DerivativesSink(SimpleInterface):
     """Write an image with its sidecar, or a figure, under its BIDS name.
 
     Images are float32, masks uint8; grid and transform codes of the input are kept. Everything is
-    written beside its final name and then renamed. A map that is blank or not finite is refused, for
-    such a file looks like a success.
+    written beside its final name and then renamed. Where there is nothing to write, files of that name
+    are removed, for they would pass for results of this run. A map that is blank or not finite is
+    refused, for such a file looks like a success.
 
     Raises
     ------
@@ -58,17 +64,13 @@ class DerivativesSink(SimpleInterface):
 
     def _run_interface(self, runtime):
         inputs = self.inputs
+        if inputs.in_file is None:
+            self._remove_earlier()
+            return runtime
         source = Path(inputs.in_file)
         is_image = source.name.endswith((".nii", ".nii.gz"))
         extension = source.suffix if not is_image else ".nii.gz" if inputs.compress else ".nii"
-        name = derivative_name(
-            inputs.entities,
-            suffix=inputs.suffix,
-            desc=inputs.desc,
-            datatype=inputs.datatype,
-            extension=extension,
-        )
-        target = Path(inputs.base_directory).absolute() / name
+        target = self._target(extension)
         image = _typed(source, np.uint8 if inputs.suffix == "mask" else np.float32) if is_image else None
         if is_image and isdefined(inputs.meta):
             sidecar = target.with_name(target.name.removesuffix(extension) + ".json")
@@ -81,6 +83,22 @@ class DerivativesSink(SimpleInterface):
                 shutil.copyfile(source, beside)
         self._results["out_file"] = str(target)
         return runtime
+
+    def _target(self, extension: str) -> Path:
+        name = derivative_name(
+            self.inputs.entities,
+            suffix=self.inputs.suffix,
+            desc=self.inputs.desc,
+            datatype=self.inputs.datatype,
+            extension=extension,
+        )
+        return Path(self.inputs.base_directory).absolute() / name
+
+    def _remove_earlier(self) -> None:
+        """Remove what would tell of a result that this run does not have."""
+        figure = self.inputs.datatype == "figures"
+        for extension in (".svg", ".html") if figure else (".nii.gz", ".nii", ".json"):
+            self._target(extension).unlink(missing_ok=True)
 
 
 def _typed(path: Path, dtype: type) -> nb.Nifti1Image:

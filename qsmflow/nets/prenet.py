@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 
+#: Of the LSTM: what is taken in, what is kept, what it is made of, what is let out.
+GATES = ("admit", "forget", "candidate", "emit")
+
+
 @dataclass(frozen=True)
 class PReNetSettings:
     """Size of a :class:`PReNet`.
@@ -52,7 +56,7 @@ class PReNet(nn.Module):
         self.settings = settings
         width = settings.channels
         self.entry = nn.Sequential(_convolution(2, width), nn.ReLU(inplace=True))
-        self.gates = _convolution(2 * width, 4 * width)
+        self.gates = nn.ModuleDict({name: _convolution(2 * width, width) for name in GATES})
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 _convolution(width, width),
@@ -70,11 +74,14 @@ class PReNet(nn.Module):
         """Slices (b, 1, h, w) to slices as large."""
         scaled = image * self.settings.scale
         current = scaled
-        hidden = cell = scaled.new_zeros(len(image), self.settings.channels, *image.shape[2:])
+        hidden = cell = None
         for _ in range(self.settings.recursions):
             features = self.entry(torch.cat([scaled, current], dim=1))  # (b, channels, h, w)
-            gates = self.gates(torch.cat([features, hidden], dim=1))  # (b, 4·channels, h, w)
-            admit, forget, candidate, emit = gates.chunk(4, dim=1)
+            if hidden is None:
+                # In the precision of the convolutions, which all that follows would lose to a float32 state.
+                hidden = cell = torch.zeros_like(features)
+            seen = torch.cat([features, hidden], dim=1)  # (b, 2·channels, h, w)
+            admit, forget, candidate, emit = (gate(seen) for gate in self.gates.values())
             cell = torch.sigmoid(forget) * cell + torch.sigmoid(admit) * torch.tanh(candidate)
             hidden = features = torch.sigmoid(emit) * torch.tanh(cell)
             for block in self.blocks:

@@ -80,6 +80,9 @@ class FigureSpec:
         Whether to interpolate between voxels; wrapped phase must not be.
     row_labels : tuple of str
         Names of the volumes where there are several.
+    difference : bool
+        Whether a row below shows the last volume less the first one, and all rows share the first
+        one's range.
     """
 
     title: str
@@ -91,6 +94,7 @@ class FigureSpec:
     outline: bool = False
     smooth: bool = True
     row_labels: tuple[str, ...] = ()
+    difference: bool = False
 
 
 FIGURES: Mapping[str, FigureSpec] = MappingProxyType(
@@ -121,6 +125,14 @@ FIGURES: Mapping[str, FigureSpec] = MappingProxyType(
             "Chimap",
             "ppm",
             window=WindowRule(symmetric=True, smallest=0.1, largest=0.2),
+        ),
+        "motion": FigureSpec(
+            "Motion correction",
+            "Chimap",
+            "ppm",
+            window=WindowRule(symmetric=True, smallest=0.1, largest=0.2),
+            row_labels=("as reconstructed", "corrected"),
+            difference=True,
         ),
         "r2star": FigureSpec(
             "R2*", "R2starmap", "1/s", "inferno", WindowRule(percentile=98, smallest=50, largest=100)
@@ -204,8 +216,10 @@ def plot_volumes(
     region = _region(arrays, mask)
     window_region = region if np.any(region) else np.ones_like(region)
     names = tuple(labels) or spec.row_labels[: len(arrays)] or ("",) * len(arrays)
+    if spec.difference:
+        arrays, names = [*arrays, arrays[-1] - arrays[0]], (*names, "difference")
     found = [_window(array[window_region], spec.window) for array in arrays]
-    windows = tuple(window for window, _ in found)
+    windows = tuple(found[0 if spec.difference else row][0] for row in range(len(found)))
     warnings = tuple(
         f"{spec.title}{f' ({name})' if name and len(arrays) > 1 else ''}: {remark}"
         for name, (_, remarks) in zip(names, found, strict=False)

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from qsmflow.reports.consensus import reporting_list
 from qsmflow.reports.html import format_value, humanise, table
+from qsmflow.reports.motion import motion_table
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ FRAGMENTS: Mapping[str, Callable[..., Markup]] = MappingProxyType(
         "summary": summary,
         "acquisition": acquisition_table,
         "convergence": convergence_table,
+        "motion": motion_table,
         "consensus": reporting_list,
     }
 )

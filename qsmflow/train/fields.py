@@ -69,6 +69,10 @@ class FieldSettings:
     flawless: float = 0.1
 
 
+#: For learning from shapes alone: fields are those of the textbook more often than those of a scanner.
+SHAPES_ONLY = FieldSettings(noise=(1e-4, 3e-3), background=0.15, flawless=0.4)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Voxels and B0 of a batch.

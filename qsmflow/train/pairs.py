@@ -48,6 +48,9 @@ class PairSettings:
         Movements in a scan.
     translation, rotation : float
         Largest, mm and degrees. Three scans of ten have a limit of their own, drawn below this one.
+    lying : float
+        Share of the scan, half of it on each side of the centre of k-space, in which nobody moves. Who moves
+        there is seen in two places at once, and a network would learn to draw what lies between.
     spread : float
         Of anatomy and tissue; above 1 beyond what is published.
     motion_model : str
@@ -55,14 +58,15 @@ class PairSettings:
     """
 
     motions: int = 6
-    isotropic: tuple[float, float] = (1.4, 2.1)
-    in_plane: tuple[float, float] = (1.0, 1.4)
-    thickness: tuple[float, float] = (2.0, 3.0)
+    isotropic: tuple[float, float] = (1.2, 2.8)
+    in_plane: tuple[float, float] = (0.9, 1.6)
+    thickness: tuple[float, float] = (1.8, 3.2)
     echoes: tuple[int, int] = (4, 6)
     snr: tuple[float, float] = (40.0, 120.0)
     events: tuple[int, int] = (2, 3)
     translation: float = 5.0
     rotation: float = 5.0
+    lying: float = 0.1
     spread: float = 1.3
     motion_model: str = "signal"
 
@@ -108,7 +112,7 @@ def write_pairs(
 def draw_protocol(settings: PairSettings, rng: np.random.Generator) -> MgreProtocol:
     """An acquisition from the ranges of the settings."""
     if rng.random() < 0.5:
-        voxel_size = (rng.uniform(*settings.isotropic),) * 3
+        voxel_size = (float(np.exp(rng.uniform(*np.log(settings.isotropic)))),) * 3
     else:
         edge = rng.uniform(*settings.in_plane)
         voxel_size = (edge, edge, rng.uniform(*settings.thickness))
@@ -127,7 +131,6 @@ def draw_protocol(settings: PairSettings, rng: np.random.Generator) -> MgreProto
         repetition_time=times[-1] + 0.01,
         snr=float(np.exp(rng.uniform(*np.log(settings.snr)))),
         readout_axis=int(rng.integers(2)),
-        acquisition_order=str(rng.choice(["sequential", "centric", "interleaved"], p=[0.7, 0.15, 0.15])),
     )
 
 
@@ -137,17 +140,17 @@ def draw_motions(
     """As many motions as the settings say, in the order of the protocol's k-space."""
     centre_time = float(line_times(protocol).flatten()[0])
     motions = []
-    for _ in range(settings.motions):
+    while len(motions) < settings.motions:
         size = 1.0 if rng.random() < 0.7 else rng.uniform(0.1, 1)
-        motions.append(
-            draw_motion(
-                torch.Generator().manual_seed(int(rng.integers(2**31))),
-                events=settings.events,
-                translation=size * settings.translation,
-                rotation=size * settings.rotation,
-                centre_time=centre_time,
-            )
+        motion = draw_motion(
+            torch.Generator().manual_seed(int(rng.integers(2**31))),
+            events=settings.events,
+            translation=size * settings.translation,
+            rotation=size * settings.rotation,
+            centre_time=centre_time,
         )
+        if all(abs(onset - centre_time) > settings.lying / 2 for onset in motion.onsets):
+            motions.append(motion)
     return motions
 
 

@@ -62,6 +62,7 @@ class Run:
 def run_app(bids_dir: Path, out_dir: Path, work_dir: Path, *arguments: str) -> int:
     """Run the app in this process with what makes it quick."""
     quick = ["--nprocs", "1", "--omp-nthreads", "1", "--inversion", "tkd", "--sloppy"]
+    quick += ["--motion-correction", "off"]
     return main([str(bids_dir), str(out_dir), "participant", "-w", str(work_dir), *quick, *arguments])
 
 

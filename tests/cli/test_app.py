@@ -1,5 +1,6 @@
 """The app from its command line to what lies in the output folder."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from scipy.ndimage import binary_erosion
 
 from qsmflow.bids.validator import find_validator
 from qsmflow.cli.exit_codes import ExitCode
+from qsmflow.interfaces import learned
 
 GOLDEN = {
     "anat": {"Chimap", "R2starmap", "T2starmap", "S0map", "desc-brain_mask"},
@@ -68,7 +70,9 @@ def test_sidecar_tells_every_stage(finished):
     assert sidecar["SkullStripped"] is True
     assert sidecar["EchoTimes"] == [0.003, 0.006, 0.009, 0.012]
     assert sidecar["ReferenceRegion"]["region"] in {"csf", "brain"}
-    assert list(sidecar["EstimationParameters"])[-2:] == ["Dipole inversion", "Referencing"]
+    stages = ["Dipole inversion", "Referencing", "Data residual"]
+    assert list(sidecar["EstimationParameters"])[-3:] == stages
+    assert 0 < sidecar["EstimationParameters"]["Data residual"]["RelativeResidual"] < 1
     assert sidecar["EstimationParameters"]["Dipole inversion"]["Parameters"] == {"Threshold": 0.19}
     assert all(
         (finished.bids_dir / source.removeprefix("bids:raw:")).is_file() for source in sidecar["Sources"]
@@ -91,6 +95,7 @@ def test_report_needs_no_network_and_names_every_stage(finished):
     assert not re.search(r"""(src|href)=["']?(https?:)?//(?!doi\.org)""", page.replace("https://doi.org", ""))
     for word in ("Magnetic susceptibility", "PUMA", "PDF", "TKD", "Reporting list", "Phase sign", "19."):
         assert word in page
+    assert "Motion correction was switched off" in page
 
 
 def test_input_is_never_written_to(finished):
@@ -299,6 +304,93 @@ def test_flags_of_medi_change_the_map(app, finished, tmp_path, flags, parameters
     told = sidecar["EstimationParameters"]["Dipole inversion"]["Parameters"]
     assert told | parameters == told
     assert np.abs(maps[0] - maps[1]).max() > 1e-3
+
+
+@pytest.fixture
+def motion_flags(networks):
+    """The small networks instead of the shipped ones."""
+    return ["--motion-models", str(networks["unet"]), str(networks["prenet"])]
+
+
+def test_motion_correction_is_a_map_of_its_own(app, finished, networks, motion_flags, tmp_path, capsys):
+    """On demand it is there, and gone where a later run into the same folder does without."""
+    out, anat = tmp_path / "out", tmp_path / "out" / "sub-01" / "anat"
+    flags = ["--motion-correction", "on", *motion_flags]
+    assert app(finished.bids_dir, out, finished.work_dir, *flags) == ExitCode.DONE
+    assert "small-unet" in capsys.readouterr().err
+    name = "sub-01_Chimap.nii.gz"
+    assert (anat / name).read_bytes() == (finished.out_dir / "sub-01/anat" / name).read_bytes()
+    corrected = read(anat / "sub-01_desc-motioncorrected_Chimap.nii.gz")
+    assert np.abs(corrected - read(anat / name)).max() > 1e-4
+    assert not np.any(corrected[read(anat / "sub-01_desc-brain_mask.nii.gz") == 0])
+    sidecar = json.loads((anat / "sub-01_desc-motioncorrected_Chimap.json").read_text())
+    assert sidecar["Sources"] == ["bids::sub-01/anat/sub-01_Chimap.nii.gz"]
+    assert "learned from simulations" in sidecar["Description"]
+    stages = sidecar["EstimationParameters"]
+    assert list(stages)[-2:] == ["Motion correction", "Data residual after motion correction"]
+    weights = networks["unet"] / "weights.safetensors"
+    told = stages["Motion correction"]["Parameters"]
+    assert told["UNetSHA256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    plain = json.loads((anat / "sub-01_Chimap.json").read_text())
+    assert list(plain["EstimationParameters"])[-1] == "Data residual"
+    page = (out / "sub-01.html").read_text()
+    for words in ("a corrected map is written", "learned from simulations and is not a measurement"):
+        assert words in page
+    assert page.count("desc-motion_Chimap.svg") == 1
+    if find_validator() is not None:
+        done = subprocess.run([find_validator(), out], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    assert app(finished.bids_dir, out, finished.work_dir) == ExitCode.DONE
+    assert not list(out.rglob("*motion*.nii.gz")) + list(out.rglob("*motion*.svg"))
+    assert "Motion correction was switched off" in (out / "sub-01.html").read_text()
+
+
+def test_motion_correction_decides_by_severity(app, finished, motion_flags, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(learned, "MOTION_SEVERITY_THRESHOLD", 1e9)
+    flags = ["--motion-correction", "auto", *motion_flags]
+    assert app(finished.bids_dir, out, finished.work_dir, *flags) == ExitCode.DONE
+    assert (out / "sub-01/anat/sub-01_Chimap.nii.gz").is_file()
+    assert not list((out / "sub-01/anat").glob("*motion*"))
+    page = (out / "sub-01.html").read_text()
+    assert "no corrected map is written" in page
+    assert page.count("desc-motion_Chimap.svg") == 1
+
+
+def test_inversion_by_a_network(app, finished, networks, tmp_path, capsys):
+    out = tmp_path / "out"
+    flags = ["--inversion", "deepqsm", "--deepqsm-model", str(networks["deepqsm"])]
+    assert app(finished.bids_dir, out, finished.work_dir, *flags) == ExitCode.DONE
+    assert "DEEPQSM inversion" in capsys.readouterr().err
+    sidecar = json.loads((out / "sub-01/anat/sub-01_Chimap.json").read_text())
+    told = sidecar["EstimationParameters"]["Dipole inversion"]["Parameters"]
+    assert told["Model"] == "small-deepqsm"
+    assert "(model small-deepqsm)" in (out / "logs/CITATION.md").read_text()
+    assert "Bollmann" in (out / "sub-01.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--inversion", "deepqsm", "--deepqsm-model", "deepqsm-hat"], ExitCode.USAGE, "deepqsm-hat"),
+        (["--inversion", "deepqsm", "--deepqsm-model", "./none"], ExitCode.NO_INPUT, "none"),
+        (["--inversion", "deepqsm", "--deepqsm-model", "UNET"], ExitCode.BAD_DATA, "is a unet"),
+        (["--motion-correction", "on", "--motion-models", "UNET", "DAMAGED"], ExitCode.BAD_DATA, "SHA-256"),
+        (["--motion-correction", "auto", "--motion-models", "UNET", "nothing"], ExitCode.USAGE, "nothing"),
+    ],
+)
+def test_networks_are_checked_before_any_work(
+    app, small_dataset, networks, tmp_path, capsys, flags, code, words
+):
+    damaged = shutil.copytree(networks["prenet"], tmp_path / "damaged")
+    content = bytearray((damaged / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (damaged / "weights.safetensors").write_bytes(content)
+    stand_in = {"UNET": str(networks["unet"]), "DAMAGED": str(damaged)}
+    flags = [stand_in.get(flag, flag) for flag in flags]
+    assert app(small_dataset, tmp_path / "out", tmp_path / "work", *flags) == code
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("given", "sign"), [("+1", 1), ("-1", -1)])

@@ -27,6 +27,8 @@ def test_memory_is_understood(text, gigabytes):
         ["--nprocs", "0"],
         ["--nprocs", "two"],
         ["--inversion", "magic"],
+        ["--motion-correction", "maybe"],
+        ["--motion-models", "only-one"],
         ["--tkd-threshold", "0"],
         ["--field-strength", "-3"],
         ["--participant-label", "../01"],
@@ -89,6 +91,19 @@ def test_settings_survive_the_file_that_a_run_leaves(tmp_path):
         "3",
     ]
     settings = parse_settings(argv)
+    config = tmp_path / "qsmflow.toml"
+    config.write_text(settings_toml(settings, argv=argv))
+    assert parse_settings([*BASE, "--config-file", str(config)]) == settings
+
+
+def test_models_are_names_or_absolute_folders(tmp_path, monkeypatch):
+    assert parse_settings(BASE).motion_models == ("motion-unet", "motion-prenet")
+    monkeypatch.chdir(tmp_path)
+    argv = [*BASE, "--mem", "2G", "--deepqsm-model", "deepqsm-shapes"]
+    argv += ["--motion-models", "./mine", "models/other"]
+    settings = parse_settings(argv)
+    assert settings.deepqsm_model == "deepqsm-shapes"
+    assert settings.motion_models == (str(tmp_path / "mine"), str(tmp_path / "models" / "other"))
     config = tmp_path / "qsmflow.toml"
     config.write_text(settings_toml(settings, argv=argv))
     assert parse_settings([*BASE, "--config-file", str(config)]) == settings

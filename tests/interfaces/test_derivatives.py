@@ -66,6 +66,29 @@ def test_mask_is_written_as_bytes(work_map, tmp_path):
     np.testing.assert_array_equal(np.asarray(made.dataobj)[..., 0], np.eye(4))
 
 
+@pytest.mark.parametrize("compress", [True, False])
+def test_nothing_to_write_takes_away_what_an_earlier_run_wrote(work_map, tmp_path, compress):
+    out = tmp_path / "out"
+    for desc in ("motioncorrected", None):
+        write(work_map, out, desc=desc, compress=compress, meta={"Units": "ppm"})
+    kept = {path for path in out.rglob("*_Chimap.*") if "motion" not in path.name}
+    inputs = {"entities": {"subject": "01"}, "suffix": "Chimap", "desc": "motioncorrected"}
+    for _ in range(2):
+        DerivativesSink(base_directory=str(out), in_file=None, **inputs).run()
+        assert set(out.rglob("*_Chimap.*")) == kept
+    assert len(kept) == 2
+
+
+def test_nothing_to_draw_takes_away_the_figure(tmp_path):
+    figure = tmp_path / "plot.svg"
+    figure.write_text("<svg/>")
+    outputs = write(figure, tmp_path / "out", desc="motion", datatype="figures")
+    inputs = {"entities": {"subject": "01"}, "suffix": "Chimap", "desc": "motion", "datatype": "figures"}
+    DerivativesSink(base_directory=str(tmp_path / "out"), in_file=None, **inputs).run()
+    assert not list((tmp_path / "out").rglob("*.svg"))
+    assert outputs.out_file.endswith("desc-motion_Chimap.svg")
+
+
 def test_uncompressed(work_map, tmp_path):
     assert write(work_map, tmp_path / "out", compress=False).out_file.endswith("sub-01_Chimap.nii")
 

@@ -14,7 +14,15 @@ from qsmflow.reports.methods import write_citation
 from qsmflow.reports.summary import FRAGMENTS
 
 RECORD = {"stage": "Dipole inversion", "algorithm": "TKD <script>", "parameters": {"Threshold": 0.19}}
-SECTIONS = ("Overview", "Acquisition and mask", "Field", "Relaxation", "Solvers", "Reporting list")
+SECTIONS = (
+    "Overview",
+    "Acquisition and mask",
+    "Field",
+    "Motion and data residual",
+    "Relaxation",
+    "Solvers",
+    "Reporting list",
+)
 LOADING = {"src", "srcset", "data", "poster", "background", "action"}
 
 

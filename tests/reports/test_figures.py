@@ -36,12 +36,13 @@ def ball(centre=(10, 12, 8), radius=6.0) -> np.ndarray:
 def test_every_kind_is_well_formed_and_states_window_unit_and_sides(kind):
     volume = np.random.default_rng(0).normal(size=SHAPE) * ball()
     spec = FIGURES[kind]
-    picture = plot_volumes([volume] * max(len(spec.row_labels), 1), np.eye(4), spec=spec, mask=ball())
+    volumes = [(1 + row) * volume for row in range(max(len(spec.row_labels), 1))]
+    picture = plot_volumes(volumes, np.eye(4), spec=spec, mask=ball())
     root = ElementTree.fromstring(picture.svg)
     words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"L", "R", "P", "A", spec.unit, *spec.row_labels} <= set(words)
     assert spec.title in root.find("{http://www.w3.org/2000/svg}title").text
-    assert len(picture.windows) == max(len(spec.row_labels), 1)
+    assert len(picture.windows) == len(volumes) + spec.difference
     assert picture.warnings == ()
 
 
@@ -51,6 +52,25 @@ def test_susceptibility_window_stays_within_its_limits(amplitude, top):
     volume[10, 12, 8] = -amplitude
     picture = plot_volumes([volume], np.eye(4), spec=FIGURES["susceptibility"], mask=ball())
     assert picture.windows == ((pytest.approx(-top), pytest.approx(top)),)
+
+
+def test_difference_is_shown_in_the_range_of_the_first_volume():
+    before = np.where(ball(), 0.05, 0.0)
+    before[10, 12, 8] = -0.15
+    after = np.where(ball(), 0.05 + 0.15, 0.0)
+    spec = FIGURES["motion"]
+    picture = plot_volumes([before, after], np.eye(4), spec=spec, mask=ball())
+    assert picture.windows == (picture.windows[0],) * 3
+    words = [
+        text.text for text in ElementTree.fromstring(picture.svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert {"as reconstructed", "corrected", "difference"} <= set(words)
+    # Rows alternate with their colour bars; the difference is grey where nothing changed in the first row.
+    rows = rasters(picture.svg)[::2]
+    low, high = picture.windows[0]
+    for row, value in zip(rows, (0.05, 0.2, 0.15), strict=True):
+        shade = np.median(row[(row != BACKGROUND_COLOUR).any(axis=2)])
+        assert shade == pytest.approx(255 * np.clip((value - low) / (high - low), 0, 1), abs=2)
 
 
 @pytest.mark.parametrize("affine", [np.diag([1, 1, 1, 1.0]), np.diag([-1, 1, 1, 1.0])], ids=["RAS", "LAS"])

@@ -3,6 +3,7 @@
 import pytest
 
 from qsmflow.reports.html import format_value, table
+from qsmflow.reports.motion import RESIDUALS, motion_table
 from qsmflow.reports.summary import FRAGMENTS, convergence_table, summary, trust_hints
 
 EVIL = "<script>alert('x')</script>"
@@ -91,6 +92,36 @@ def test_consensus_list_has_what_the_paper_asks_for():
         assert text in fragment
     assert "region = csf; mean ± SD = 0.0123 ± 0.031 ppm" in fragment
     assert "No reference region" in FRAGMENTS["consensus"]({}, RECORDS[:1])
+
+
+def motion_records(severity: float, decision: str) -> list[dict]:
+    correction = {
+        "stage": "Motion correction",
+        "algorithm": "U-Net",
+        "parameters": {"SeverityThreshold": 8.0},
+        "figures": {"SeverityPercent": severity, "Decision": decision},
+    }
+    before, after = RESIDUALS
+    return [{"stage": before, "residual": 0.31}, correction, {"stage": after, "residual": 0.352}]
+
+
+def test_motion_is_told_with_its_decision_caveat_and_residuals():
+    fragment = motion_table({}, motion_records(9.512, "a <corrected> map is written"))
+    for text in (
+        "Severity 9.512 %, a &lt;corrected&gt; map is written",
+        "from 8 % on",
+        "learned from simulations and is not a measurement",
+        "<td>0.31</td>",
+        "<td>0.352</td>",
+    ):
+        assert text in fragment
+
+
+def test_without_motion_correction_the_residual_is_still_told():
+    fragment = motion_table({}, motion_records(9.5, "")[:1])
+    assert "switched off" in fragment
+    assert "<td>0.31</td>" in fragment
+    assert "measurement" not in fragment
 
 
 def test_table_refuses_ragged_rows():

@@ -216,7 +216,7 @@ def test_a_series_is_what_single_scans_are(small, scan_ball):
     assert len(series) == 3
     for scan, motion, seed in zip(series, motions, seeds, strict=True):
         alone = scan_ball(bipolar, motion=motion, seed=seed, coil_seed=1)
-        assert torch.equal(scan.signal, alone.signal) and torch.equal(scan.labels, alone.labels)
+        assert torch.equal(scan.signal, alone.signal) and torch.equal(scan.mask, alone.mask)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from qsmflow.core.metrics import nrmse
+from qsmflow.sim.mgre import line_times
 from qsmflow.train.pairs import PairSettings, draw_motions, draw_protocol, write_pairs
 
 COARSE = PairSettings(
@@ -77,12 +78,16 @@ def test_protocols_keep_to_the_settings():
         assert settings.snr[0] <= protocol.snr <= settings.snr[1]
 
 
-def test_motions_are_as_large_as_the_settings_say():
-    settings = dataclasses.replace(PairSettings(), motions=60, translation=2.0, rotation=1.0)
+def test_motions_are_as_large_as_the_settings_say_and_spare_the_centre():
+    settings = dataclasses.replace(PairSettings(), motions=60, translation=2.0, rotation=1.0, lying=0.3)
     rng = np.random.default_rng(0)
-    motions = draw_motions(settings, draw_protocol(settings, rng), rng)
+    protocol = draw_protocol(settings, rng)
+    motions = draw_motions(settings, protocol, rng)
     assert len(motions) == 60
     shifts = np.array([pose.translation for motion in motions for pose in motion.poses])
     angles = np.array([pose.rotation for motion in motions for pose in motion.poses])
     # Poses are relative to that of the centre of k-space: up to twice the limit, and some more by rotation.
-    assert 1.8 < np.abs(shifts).max() < 4.5 and 0.9 < np.abs(angles).max() < 2.2
+    assert 2 < np.abs(shifts).max() < 4.5 and 1 < np.abs(angles).max() < 2.2
+    onsets = np.array([onset for motion in motions for onset in motion.onsets])
+    centre = float(line_times(protocol).flatten()[0])
+    assert np.abs(onsets - centre).min() > 0.15

@@ -29,7 +29,7 @@ def make_job(tmp_path):
             phase_range=PhaseRange("0 … 4095", "stored", 1.0, 0.0, 0, 4095),
             field_strength=3.0,
             mask_file=mask if own_mask else None,
-            memory=stage_memory((64, 64, 32), n_echoes=n_echoes),
+            memory=stage_memory((64, 64, 32), n_echoes=n_echoes, networks=("motion",)),
         )
 
     return make

@@ -1,25 +1,37 @@
 """The graph of a run over every option, without running it."""
 
+from dataclasses import replace
 from itertools import cycle, product
 
 import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
+from qsmflow.interfaces.learned import CorrectMotion, Model
 from qsmflow.reports.methods import cite
 from qsmflow.workflows.base import init_qsmflow_wf, log_dir
+from qsmflow.workflows.memory import PROCESS_GB
 
-METHODS = {"medi": "liu2012medi", "tv": "milovic2018", "tkd": "shmueli2009"}
+METHODS = {
+    "medi": "liu2012medi",
+    "tv": "milovic2018",
+    "tkd": "shmueli2009",
+    "deepqsm": "bollmann2019deepqsm",
+}
 BACKGROUNDS = {"pdf": "liu2011pdf", "vsharp": "wu2012vsharp"}
 REFERENCES = {"csf": "ventricular", "brain": "to the mean of the brain mask.", "none": "not referenced"}
+MOTION = {"auto": "or more, a corrected map", "on": "The corrected map was written", "off": ""}
+MODELS = {kind: Model(f"/models/{kind}", f"my-{kind}", "0f") for kind in ("deepqsm", "unet", "prenet")}
 READOUTS = {"one echo": (1, False), "four echoes": (4, False), "bipolar": (4, True)}
-# All combinations of these, with each reference and background removal beside each of their values.
+# All combinations of these, with each reference, background removal and way with motion beside each of
+# their values.
 OPTIONS = [
-    (reference, background, *others)
-    for others, reference, background in zip(
+    (reference, background, motion, *others)
+    for others, reference, background, motion in zip(
         product(READOUTS, METHODS, (False, True), (False, True)),
         cycle(REFERENCES),
         cycle([*BACKGROUNDS, *reversed(BACKGROUNDS)]),
+        cycle([*MOTION, "off", "auto"]),
         strict=False,
     )
 ]
@@ -46,16 +58,23 @@ def unmet(graph) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("reference", "background", "readout", "inversion", "low_mem", "own_mask"), OPTIONS)
+@pytest.mark.parametrize(
+    ("reference", "background", "motion", "readout", "inversion", "low_mem", "own_mask"), OPTIONS
+)
 def test_every_option_builds_a_complete_graph(
-    make_settings, make_job, reference, background, readout, inversion, low_mem, own_mask
+    make_settings, make_job, reference, background, motion, readout, inversion, low_mem, own_mask
 ):
     n_echoes, bipolar = READOUTS[readout]
     settings = make_settings(
-        background=background, inversion=inversion, reference=reference, low_mem=low_mem, bipolar=bipolar
+        background=background,
+        inversion=inversion,
+        reference=reference,
+        motion_correction=motion,
+        low_mem=low_mem,
+        bipolar=bipolar,
     )
     job = make_job(n_echoes=n_echoes, own_mask=own_mask)
-    workflow = init_qsmflow_wf(settings, [job], run_id="run", use_gpu=False)
+    workflow = init_qsmflow_wf(settings, [job], models=MODELS, run_id="run", use_gpu=False)
     graph = generate_expanded_graph(workflow._create_flat_graph())
     assert len({node.fullname for node in graph.nodes}) == len(graph.nodes)
     assert unmet(graph) == []
@@ -67,12 +86,23 @@ def test_every_option_builds_a_complete_graph(
     assert found["refine"].inputs.keep_whole is own_mask
     assert (found["mask"].inputs.mask_file is not None) == own_mask
     assert found["reference"].inputs.reference == reference
+    assert ("correct" in found) == (motion != "off")
+    for name in ("write_motioncorrected_Chimap", "write_motion_Chimap"):
+        # Without a correction, what an earlier run wrote is taken away.
+        assert (found[name].inputs.in_file is None) == (motion == "off")
     _check_methods(workflow, background, inversion, reference, own_mask, n_echoes, bipolar)
+    _check_motion(workflow.visit_desc(), motion)
+
+
+def _check_motion(text, motion):
+    assert ("ren2019prenet" in text) == ("my-unet and my-prenet" in text) == (motion != "off")
+    assert [name for name, words in MOTION.items() if words and words in text] == [motion] * (motion != "off")
 
 
 def _check_methods(workflow, background, inversion, reference, own_mask, n_echoes, bipolar):
     """The methods text names what was chosen, and nothing else."""
     text = workflow.visit_desc()
+    assert ("(model my-deepqsm)" in text) == (inversion == "deepqsm")
     keys = cite(text).keys
     chosen = {METHODS[inversion], BACKGROUNDS[background]}
     assert chosen | {"bioucasdias2007", "gorgolewski2011nipype"} <= set(keys)
@@ -89,7 +119,7 @@ def two_subjects(make_settings, make_job):
     """Settings and a workflow of two subjects, one with two runs."""
     settings = make_settings(random_seed=5, omp_nthreads=3)
     jobs = [make_job(run="1"), make_job(run="2"), make_job(subject="02", session="a")]
-    return settings, jobs, init_qsmflow_wf(settings, jobs, run_id="20300101", use_gpu=True)
+    return settings, jobs, init_qsmflow_wf(settings, jobs, models=MODELS, run_id="20300101", use_gpu=True)
 
 
 def test_every_acquisition_has_a_workflow_of_its_own(two_subjects):
@@ -116,14 +146,14 @@ def test_resources_reach_the_nodes(two_subjects):
     found, memory = nodes(workflow), jobs[0].memory
     stages = {"scale": "scale", "mask": "mask", "refine": "mask", "fit": "fit", "unwrap": "unwrap"}
     stages |= {"background": "background", "sign": "sign", "invert": "invert", "reference": "mask"}
-    stages |= {"plot_susceptibility": "figure"}
+    stages |= {"plot_susceptibility": "figure", "correct": "motion", "residual": "residual"}
     assert {node: found[node].mem_gb for node in stages} == {node: memory[s] for node, s in stages.items()}
-    for node in ("fit", "background", "invert"):
+    for node in ("fit", "background", "invert", "correct", "residual"):
         assert found[node].n_procs == 3
         assert found[node].inputs.num_threads == 3
         assert found[node].inputs.use_gpu is True
     seeded = [node for node in flat(workflow) if hasattr(node.inputs, "random_seed")]
-    assert len(seeded) >= 3 * 8
+    assert len(seeded) >= 3 * 10
     assert {node.inputs.random_seed for node in seeded} == {5}
 
 
@@ -137,7 +167,7 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
         "medi_csf_lambda": 0.1,
     }
     settings = make_settings(**medi, medi_preset="simulation", phase_sign="-1", sloppy=True)
-    found = nodes(init_qsmflow_wf(settings, [make_job()], run_id="run", use_gpu=False))
+    found = nodes(init_qsmflow_wf(settings, [make_job()], models=MODELS, run_id="run", use_gpu=False))
     assert found["invert"].inputs.preset == "simulation"
     assert found["invert"].inputs.settings == {
         "regularisation": 1e-3,
@@ -150,26 +180,51 @@ def test_settings_of_the_inversions_reach_them(make_settings, make_job):
     }
     assert found["sign"].inputs.phase_sign == "-1"
     assert found["background"].inputs.max_steps == 30
-    plain = nodes(init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False))
+    plain = nodes(init_qsmflow_wf(make_settings(), [make_job()], models=MODELS, run_id="run", use_gpu=False))
     assert plain["invert"].inputs.settings == {}
     assert plain["background"].inputs.max_steps == 100
     tkd = make_settings(inversion="tkd", tkd_threshold=0.1)
-    found = nodes(init_qsmflow_wf(tkd, [make_job()], run_id="run", use_gpu=False))
+    found = nodes(init_qsmflow_wf(tkd, [make_job()], models=MODELS, run_id="run", use_gpu=False))
     assert found["invert"].inputs.threshold == 0.1
     tv = make_settings(inversion="tv", tv_lambda=2e-4, background="vsharp")
-    workflow = init_qsmflow_wf(tv, [make_job()], run_id="run", use_gpu=False)
+    workflow = init_qsmflow_wf(tv, [make_job()], models=MODELS, run_id="run", use_gpu=False)
     assert nodes(workflow)["invert"].inputs.settings == {"regularisation": 2e-4}
     assert "discrepancy principle" not in workflow.visit_desc()
     assert (
         "discrepancy principle"
-        in init_qsmflow_wf(make_settings(), [make_job()], run_id="run", use_gpu=False).visit_desc()
+        in init_qsmflow_wf(
+            make_settings(), [make_job()], models=MODELS, run_id="run", use_gpu=False
+        ).visit_desc()
     )
+
+
+def test_networks_reach_their_stages_with_the_memory_of_their_nodes(make_settings, make_job):
+    settings = make_settings(inversion="deepqsm", motion_correction="on")
+    workflow = init_qsmflow_wf(settings, [make_job()], models=MODELS, run_id="run", use_gpu=False)
+    found = nodes(workflow)
+    assert found["invert"].inputs.model == MODELS["deepqsm"]
+    assert (found["correct"].inputs.unet, found["correct"].inputs.prenet) == (
+        MODELS["unet"],
+        MODELS["prenet"],
+    )
+    assert found["correct"].inputs.mode == "on"
+    for node in ("invert", "correct"):
+        assert found[node].inputs.memory_gb == pytest.approx(found[node].mem_gb - PROCESS_GB)
+
+
+def test_memory_of_a_network_does_not_make_its_result_stale():
+    def hashed(**inputs):
+        given = {"unet": MODELS["unet"], "prenet": MODELS["prenet"], **inputs}
+        return CorrectMotion(**given).inputs.get_hashval()[1]
+
+    assert hashed() == hashed(memory_gb=1.0) == hashed(memory_gb=2.0)
+    assert hashed() != hashed(unet=replace(MODELS["unet"], sha256="1e"))
 
 
 def test_subjects_whose_names_interleave_stay_whole(make_settings, make_job):
     """Sorted by name, sub-01A stands between sub-01 and sub-01_acq-fast."""
     jobs = [make_job(), make_job(subject="01A"), make_job(acquisition="fast")]
-    workflow = init_qsmflow_wf(make_settings(), jobs, run_id="run", use_gpu=False)
+    workflow = init_qsmflow_wf(make_settings(), jobs, models=MODELS, run_id="run", use_gpu=False)
     names = {name.rsplit(".", 1)[0] for name in workflow.list_node_names() if name.endswith("field_wf.fit")}
     assert names == {
         "sub_01_wf.sub_01_wf.field_wf",

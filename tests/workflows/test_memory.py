@@ -2,7 +2,7 @@
 
 import pytest
 
-from qsmflow.workflows.memory import PROCESS_GB, stage_memory
+from qsmflow.workflows.memory import NETWORKS, PROCESS_GB, stage_memory
 
 SHAPE = (128, 128, 64)
 
@@ -26,3 +26,16 @@ def test_slabs_spare_memory_of_the_fit_alone():
     full, low = (stage_memory(SHAPE, n_echoes=6, low_mem=low_mem) for low_mem in (False, True))
     assert low["fit"] < full["fit"]
     assert {stage for stage in full if low[stage] != full[stage]} == {"fit"}
+
+
+@pytest.mark.parametrize("limit", [0.1, 1.2, 64.0])
+def test_networks_keep_within_the_limit_between_what_they_need_and_what_they_can_use(limit):
+    plain = stage_memory(SHAPE, n_echoes=4)
+    assert "motion" not in plain
+    given = stage_memory(SHAPE, n_echoes=4, networks=("invert", "motion"), limit=limit)
+    voxels = 128 * 128 * 64
+    for stage, (tile, least, ample) in NETWORKS.items():
+        smallest, largest = (PROCESS_GB + tile + voxels * each / 1e9 for each in (least, ample))
+        assert smallest < 1.2 < largest
+        assert given[stage] == pytest.approx(min(max(limit, smallest), largest))
+    assert {stage for stage in plain if given[stage] != plain[stage]} == {"invert"}

@@ -7,12 +7,13 @@ import pytest
 from pybtex.database import parse_file
 
 from qsmflow.bids.names import derivative_name
-from qsmflow.interfaces import background, echoes, inversion, masks, susceptibility, unwrap
+from qsmflow.interfaces import background, echoes, inversion, learned, masks, susceptibility, unwrap
 from qsmflow.reports.figures import FIGURES
 from qsmflow.reports.methods import BIBLIOGRAPHY
+from qsmflow.reports.motion import CORRECTION, RESIDUALS
 from qsmflow.workflows.outputs import DERIVATIVES, init_outputs_wf
 
-MODULES = (echoes, masks, unwrap, background, susceptibility, inversion)
+MODULES = (echoes, masks, unwrap, background, susceptibility, inversion, learned)
 FULL = {
     "subject": "01",
     "session": "a",
@@ -50,7 +51,8 @@ def test_names_are_valid_and_differ(entities):
 def test_every_derivative_comes_from_a_stage_that_exists():
     stages = {record["stage"].value for record in records()}
     assert len(stages) >= 10
-    assert {each.last_stage for each in DERIVATIVES} - {None} <= stages
+    assert {each.last_stage for each in DERIVATIVES} - {None, *RESIDUALS} <= stages
+    assert CORRECTION in stages
 
 
 def test_every_reference_of_a_record_is_in_the_bibliography():
@@ -65,11 +67,16 @@ def test_every_reference_of_a_record_is_in_the_bibliography():
     assert keys <= set(parse_file(str(BIBLIOGRAPHY)).entries)
 
 
+@pytest.mark.parametrize("motion_correction", [False, True])
 @pytest.mark.parametrize("n_echoes", [1, 4])
-def test_each_derivative_is_written_and_described(make_job, tmp_path, n_echoes):
+def test_each_derivative_is_written_and_described(make_job, tmp_path, n_echoes, motion_correction):
     job = make_job(n_echoes=n_echoes)
     workflow = init_outputs_wf(
-        acquisition=job.acquisition, field_strength=3.0, bids_dir=tmp_path, out_dir=tmp_path / "out"
+        acquisition=job.acquisition,
+        field_strength=3.0,
+        bids_dir=tmp_path,
+        out_dir=tmp_path / "out",
+        motion_correction=motion_correction,
     )
     expected = [each for each in DERIVATIVES if n_echoes > 1 or not each.several_echoes]
     found = [
@@ -81,5 +88,7 @@ def test_each_derivative_is_written_and_described(make_job, tmp_path, n_echoes):
         str((each.suffix, each.desc, each.datatype)) for each in expected
     )
     described = [node for node in workflow._get_all_nodes() if node.name.startswith("describe_")]
-    assert len(described) == len(expected)
+    assert len(described) == len(expected) - (not motion_correction)
     assert {node.inputs.bids_dir for node in described} == {str(tmp_path)}
+    sources = [node.inputs.extra["Sources"] for node in described if "Sources" in node.inputs.extra]
+    assert sources == [["bids::sub-01/anat/sub-01_Chimap.nii.gz"]] * motion_correction

@@ -20,6 +20,8 @@ def test_every_setting_is_read_somewhere():
         path
         for package in (qsmflow.cli, qsmflow.workflows)
         for path in Path(package.__path__[0]).glob("*.py")
+        # Other commands have settings of their own.
+        if "workflows.settings import" in path.read_text(encoding="utf-8")
     ]
     read = {
         node.attr
