@@ -19,7 +19,6 @@ from qsmflow.core.units import hertz_per_ppm
 from qsmflow.nets.bundle import Bundle, load_bundle
 from qsmflow.sim.mgre import MOTION_MODELS
 from qsmflow.sim.random_shapes import ShapeSettings
-from qsmflow.train.data import UnusableData, find_pairs, read_volume, split_subjects
 from qsmflow.train.experiments import deepqsm, motion
 from qsmflow.train.experiments.images import direction_as_read, read_on_grid, tensor_of
 from qsmflow.train.experiments.inversions import LocalField, Method, medi, network, tkd
@@ -27,7 +26,10 @@ from qsmflow.train.experiments.published import DEEPQSM_TKD_THRESHOLD
 from qsmflow.train.experiments.results import Result, write_result
 from qsmflow.train.experiments.scans import SubjectScans, read_scans, simulate_separate_pairs
 from qsmflow.train.experiments.tables import rendered
+from qsmflow.train.motion_data import find_pairs
 from qsmflow.train.pairs import PairSettings, draw_protocol, write_pairs
+from qsmflow.train.splits import split_subjects
+from qsmflow.train.volumes import UnusableData, read_volume
 from qsmflow.version import __version__
 
 PROGRAM = "qsmflow-experiments"

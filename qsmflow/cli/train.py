@@ -23,13 +23,15 @@ from qsmflow.cli.resources import available_cores, resolve_gpu
 from qsmflow.nets.bundle import ARCHITECTURES, Bundle, load_bundle
 from qsmflow.sim.mgre import MOTION_MODELS
 from qsmflow.train.heads import write_heads
+from qsmflow.train.lessons import read_origin
 from qsmflow.train.pairs import PairSettings, write_pairs
 from qsmflow.train.settings import PRESETS, TrainingSettings
+from qsmflow.train.volumes import UnusableData
 from qsmflow.version import __version__
 
 if TYPE_CHECKING:
-    from qsmflow.train.data import Lesson
     from qsmflow.train.fit import RunSettings
+    from qsmflow.train.lessons import Lesson
 
 PROGRAM = "qsmflow-train"
 #: Word that stands for random shapes among the data sets.
@@ -203,7 +205,7 @@ def training_settings(arguments: argparse.Namespace) -> TrainingSettings:
 
 def _train(arguments: argparse.Namespace, *, command: str, console: Console) -> int:
     try:
-        from qsmflow.train import data, fit
+        from qsmflow.train import fit
     except ModuleNotFoundError as error:
         raise Stop(ExitCode.USAGE, f"{error.name} is missing; pip install 'qsmflow[train]'") from error
 
@@ -231,10 +233,10 @@ def _train(arguments: argparse.Namespace, *, command: str, console: Console) -> 
     except fit.Ended as error:
         console.print(f"{PROGRAM}: {error}", highlight=False)
         return 128 + signal.SIGTERM
-    except (data.UnusableData, fit.Diverged) as error:
+    except (UnusableData, fit.Diverged) as error:
         raise Stop(ExitCode.BAD_DATA, str(error)) from error
     if fitted.is_first:
-        origin = data.read_origin([one for one in arguments.data if one != SHAPES])
+        origin = read_origin([one for one in arguments.data if one != SHAPES])
         recipe = {"data sets": list(origin.names), **({"started from": init.card.name} if init else {})}
         made = fit.export_bundle(
             arguments.out,
@@ -338,22 +340,22 @@ def _fitted_to(
 def _lesson(
     arguments: argparse.Namespace, *, network: torch.nn.Module, settings: TrainingSettings
 ) -> "Lesson":
-    from qsmflow.train import data
+    from qsmflow.train import inversion_data, motion_data
 
     folders = [one for one in arguments.data if one != SHAPES]
     common = {"settings": settings, "seed": arguments.seed}
     if arguments.task == "deepqsm":
-        maps = data.find_susceptibilities(folders) if folders else []
+        maps = inversion_data.find_susceptibilities(folders) if folders else []
         if arguments.fields == "measured":
-            return data.measured_lesson(maps, stride=network.settings.stride, **common)
-        return data.field_lesson(maps, shapes=SHAPES in arguments.data, **common)
-    files = data.find_pairs(folders, still=arguments.still, moved=arguments.moved)
+            return inversion_data.measured_lesson(maps, stride=network.settings.stride, **common)
+        return inversion_data.field_lesson(maps, shapes=SHAPES in arguments.data, **common)
+    files = motion_data.find_pairs(folders, still=arguments.still, moved=arguments.moved)
     if arguments.task == "unet":
-        return data.motion_lesson(files, **common)
+        return motion_data.motion_lesson(files, **common)
     unet = _model(arguments.unet, of="unet", flag="--unet", device=arguments.device)
     cache = arguments.out / "cache"
-    correct = data.CorrectedPairs(unet, precision=_PRECISIONS[arguments.precision], cache=cache)
-    return data.motion_lesson(files, correct=correct, **common)
+    correct = motion_data.CorrectedPairs(unet, precision=_PRECISIONS[arguments.precision], cache=cache)
+    return motion_data.motion_lesson(files, correct=correct, **common)
 
 
 def _make(arguments: argparse.Namespace, *, console: Console) -> ExitCode:

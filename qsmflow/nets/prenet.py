@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 #: Of the LSTM: what is taken in, what is kept, what it is made of, what is let out.
 GATES = ("admit", "forget", "candidate", "emit")
 

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from qsmflow.nets.bundle import ModelCard, VoxelRange, save_bundle
 from qsmflow.nets.tiling import usable_precision
 from qsmflow.sim.files import write_bytes
-from qsmflow.train.data import Lesson, positioned
+from qsmflow.train.lessons import Lesson, positioned
 from qsmflow.train.modules import TRAININGS, MapTraining
 from qsmflow.train.settings import TrainingSettings
 

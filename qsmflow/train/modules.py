@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qsmflow.core.metrics import nrmse, rmse
 from qsmflow.nets.tiling import channels_last
-from qsmflow.train.data import Batch
+from qsmflow.train.lessons import Batch
 from qsmflow.train.settings import TrainingSettings
 
 

@@ -16,8 +16,8 @@ from qsmflow.core.dipole import dipole_field
 from qsmflow.core.inversion.tkd import invert_tkd
 from qsmflow.core.metrics import nrmse
 from qsmflow.nets.bundle import ModelCard, VoxelRange, save_bundle
-from qsmflow.train.data import split_subjects
 from qsmflow.train.experiments.scans import ScannedMap, SubjectScans
+from qsmflow.train.splits import split_subjects
 
 #: Per ppm, at 3 T.
 HERTZ = 127.732435554

@@ -16,7 +16,6 @@ from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.sim.canvas import LABELS
 from qsmflow.sim.protocols import protocol
 from qsmflow.sim.random_shapes import ShapeSettings, stream_shapes
-from qsmflow.train.data import PairFiles, UnusableData, read_volume
 from qsmflow.train.experiments import deepqsm, inversions, motion, scans
 from qsmflow.train.experiments.figures import BoxFigure, MapFigure, ScatterFigure, draw, error_figure
 from qsmflow.train.experiments.images import read_on_grid
@@ -24,7 +23,9 @@ from qsmflow.train.experiments.measures import MEASURES, measured
 from qsmflow.train.experiments.published import MOTION_SIMULATED, BeforeAfter
 from qsmflow.train.experiments.scans import ScannedMap, SubjectScans, read_scans
 from qsmflow.train.experiments.tables import Column, Table
+from qsmflow.train.motion_data import PairFiles
 from qsmflow.train.reconstruction import Reconstruction
+from qsmflow.train.volumes import UnusableData, read_volume
 
 SPACE = {"voxel_size": (1.0, 1.2, 1.5), "b0_direction": (0.0, 0.6, 0.8)}
 AFFINE = np.diag([*SPACE["voxel_size"], 1.0])

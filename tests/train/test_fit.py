@@ -13,8 +13,8 @@ from qsmflow.nets.bundle import load_bundle
 from qsmflow.nets.prenet import PReNet, PReNetSettings
 from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.train import fit as fit_module
-from qsmflow.train.data import find_pairs, motion_lesson
 from qsmflow.train.fit import Diverged, Ended, RunSettings, Schedule, export_bundle, fit
+from qsmflow.train.motion_data import find_pairs, motion_lesson
 from qsmflow.train.settings import TrainingSettings
 
 SETTINGS = TrainingSettings(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsmflow.train.data import UnusableData, Volume, read_volume
+from qsmflow.train.volumes import UnusableData, Volume, read_volume
 
 #: Farthest that corners of two grids may lie apart, in voxels.
 _SAME_GRID = 0.1

@@ -12,13 +12,13 @@ from qsmflow.core.registration import register, resample
 from qsmflow.nets.bundle import Bundle
 from qsmflow.nets.predict import correct_motion
 from qsmflow.nets.prenet import PReNet, PReNetSettings
-from qsmflow.train.data import UnusableData
 from qsmflow.train.experiments.figures import BoxFigure, MapFigure, error_figure
 from qsmflow.train.experiments.measures import DEFINITIONS, MEASURES, demeaned, measured
 from qsmflow.train.experiments.published import MOTION_PAPER, MOTION_SIMULATED, MOTION_VOLUNTEERS, BeforeAfter
 from qsmflow.train.experiments.results import Result
 from qsmflow.train.experiments.scans import ScannedMap, SubjectScans
 from qsmflow.train.experiments.tables import Column, Table
+from qsmflow.train.volumes import UnusableData
 
 #: Name of the maps that were not corrected.
 CORRUPTED = "corrupted"

@@ -10,9 +10,10 @@ from torch import Tensor
 from qsmflow.core.motion import MotionProfile, RigidPose, draw_motion, scanner_matrix
 from qsmflow.sim.mgre import MgreProtocol, line_times, simulate_mgre
 from qsmflow.sim.subject import Subject, draw_subject
-from qsmflow.train.data import PairFiles, UnusableData, read_volume
 from qsmflow.train.experiments.images import read_on_grid, tensor_of
+from qsmflow.train.motion_data import PairFiles
 from qsmflow.train.reconstruction import reconstruct
+from qsmflow.train.volumes import UnusableData, read_volume
 
 #: mm and degrees along each axis by which a head lies elsewhere in the second scan, at most.
 REPOSITIONING = 4.0
@@ -76,7 +77,7 @@ def read_scans(files: PairFiles, *, magnitudes: bool = False, device=None) -> Su
     Parameters
     ----------
     files : PairFiles
-        Of :func:`qsmflow.train.data.find_pairs`.
+        Of :func:`qsmflow.train.motion_data.find_pairs`.
     magnitudes : bool
         Whether to read the magnitudes that ``qsmflow`` writes beside local fields.
     device : torch.device, optional
