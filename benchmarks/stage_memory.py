@@ -67,7 +67,16 @@ def write_inputs(folder: Path, *, shape: tuple[int, ...], n_echoes: int) -> None
 def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     """The interfaces of each stage with their inputs in a folder, the costliest variants of each."""
     from qsmflow.bids.phase_range import PhaseRange
-    from qsmflow.interfaces import background, echoes, inversion, masks, reports, susceptibility, unwrap
+    from qsmflow.interfaces import (
+        background,
+        echoes,
+        inversion,
+        masks,
+        reports,
+        residual,
+        susceptibility,
+        unwrap,
+    )
 
     def files(*same: str, **renamed: str) -> dict[str, str]:
         names = {name: name for name in same} | renamed
@@ -111,12 +120,18 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
             inversion.InvertByMEDI(**medi, preset="in-vivo", settings=few_steps),
             inversion.InvertByMEDI(**medi, preset="in-vivo", settings=few_steps | costly),
         ),
-        "figure": (
+        "residual": (
+            residual.MeasureResidual(
+                **files("susceptibility", "local_field", "mask"), **noise, field_strength=3.0
+            ),
+        ),
+        "figure": tuple(
             reports.PlotVolumes(
-                kind="phase",
+                kind=kind,
                 in_files=list(files("frequency", "total_field").values()),
                 **files(mask_file="mask"),
-            ),
+            )
+            for kind in ("phase", "motion")
         ),
     }
 

@@ -145,14 +145,20 @@ def init_acquisition_wf(
         motion_wf = init_motion_correction_wf(
             mode=motion_correction, models=motion_models, field_strength=field_strength, **common
         )
+        workflow.connect(_motion_connections(field_wf, susceptibility_wf, motion_wf))
         workflow.connect([
-            (field_wf, motion_wf, [("outputnode.frequency_noise", "inputnode.frequency_noise")]),
-            (susceptibility_wf, motion_wf, [
-                (f"outputnode.{field}", f"inputnode.{field}")
-                for field in ("susceptibility", "local_field", "field_mask")
-            ]),
             (motion_wf, records, [("outputnode.records", "in3")]),
+            # The report shows what the networks would change even where the result is not accepted.
             (motion_wf, outputs_wf, [("outputnode.accepted", "inputnode.corrected")]),
             (motion_wf, report_wf, [("outputnode.corrected", "inputnode.corrected")]),
         ])  # fmt: skip
     return workflow
+
+
+def _motion_connections(field_wf: Workflow, susceptibility_wf: Workflow, motion_wf: Workflow) -> list[tuple]:
+    """What the motion correction takes from the stages before it."""
+    mapped = ("susceptibility", "local_field", "field_mask")
+    return [
+        (field_wf, motion_wf, [("outputnode.frequency_noise", "inputnode.frequency_noise")]),
+        (susceptibility_wf, motion_wf, [(f"outputnode.{name}", f"inputnode.{name}") for name in mapped]),
+    ]

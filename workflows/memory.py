@@ -15,13 +15,13 @@ BYTES_PER_VOXEL = {
     "sign": (80, 0),
     "invert": (255, 0),
     "residual": (130, 0),
-    "figure": (60, 0),
+    "figure": (45, 0),
 }
 #: The same for the fit where it goes slab by slab.
 LOW_MEMORY_FIT = (120, 3)
 #: Of networks, which go tile by tile in what memory there is: GB of the smallest tile, bytes per voxel that
 #: whole images take beside it, and bytes per voxel that are given where there are as many.
-NETWORKS = {"invert": (0.5, 200, 400), "motion": (0.5, 200, 400)}
+NETWORKS = {"invert": (0.5, 220, 400), "motion": (0.5, 160, 400)}
 
 
 def stage_memory(

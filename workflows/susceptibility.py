@@ -140,12 +140,7 @@ def init_susceptibility_wf(
         n_procs=omp_nthreads,
     )
     records = pe.Node(niu.Merge(5), name="records", run_without_submitting=True)
-    workflow.__desc__ = (
-        f"The background field was removed by {_BACKGROUND_PROSE[background]}. "
-        f"{_INVERSION_PROSE[inversion]}{_listed(inversion_parameters)}, with B0 along the direction that "
-        f"the image header gives. {_regularisation(inversion, inversion_parameters)}"
-        f"{_REFERENCE_PROSE[reference]}\n\n"
-    )
+    workflow.__desc__ = _methods(background, inversion, inversion_parameters, reference)
     workflow.connect([
         (inputnode, remove, [("total_field", "total_field"), ("mask", "mask")]),
         (inputnode, sign, [("total_field", "total_field"), ("r2star", "r2star")]),
@@ -188,6 +183,15 @@ def init_susceptibility_wf(
             (csf, invert, [("csf_mask", "csf_mask")]),
         ])  # fmt: skip
     return workflow
+
+
+def _methods(background: str, inversion: str, parameters: dict, reference: str) -> str:
+    """Prose of these stages for the methods section."""
+    return (
+        f"The background field was removed by {_BACKGROUND_PROSE[background]}. "
+        f"{_INVERSION_PROSE[inversion]}{_listed(parameters)}, with B0 along the direction that "
+        f"the image header gives. {_regularisation(inversion, parameters)}{_REFERENCE_PROSE[reference]}\n\n"
+    )
 
 
 def _listed(parameters: dict) -> str:

@@ -7,6 +7,7 @@ from pybtex.database import parse_file
 
 from qsmflow.reports.html import format_value, humanise, table
 from qsmflow.reports.methods import BIBLIOGRAPHY
+from qsmflow.reports.motion import RESIDUALS
 from qsmflow.version import __version__
 
 CONSENSUS_DOI = "10.1002/mrm.30006"
@@ -39,7 +40,11 @@ def reporting_list(acquisition: Mapping, records: Sequence[Mapping]) -> Markup:
     """
     rows = [
         ("Toolbox", _toolbox(records)),
-        *((f"Algorithm: {record['stage']}", _algorithm(record)) for record in records),
+        *(
+            (f"Algorithm: {record['stage']}", _algorithm(record))
+            for record in records
+            if record["stage"] not in RESIDUALS
+        ),
         (
             "Further processing",
             "Maps are written as NIfTI on the grid of the input images; no conversion for an image archive.",

@@ -387,7 +387,7 @@ def _draw(rows, rasters, encoded, box, windows, spec, unit, warnings) -> str:
 
 def _describe(rows, windows, spec, unit, warnings) -> str:
     """The picture in words, for those who cannot see it."""
-    ranges = "; ".join(f"{low:.4g} to {high:.4g} {unit}" for low, high in windows)
+    ranges = "; ".join(f"{low:.4g} to {high:.4g} {unit}" for low, high in dict.fromkeys(windows))
     planes = ", ".join(dict.fromkeys(PLANE_NAMES[cut.axis] for _, _, cuts in rows for cut in cuts))
     return ". ".join([f"{spec.title}: {planes} slices, left on the left, shown from {ranges}", *warnings])
 

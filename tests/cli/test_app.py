@@ -330,7 +330,7 @@ def test_motion_correction_is_a_map_of_its_own(app, finished, networks, motion_f
     assert list(stages)[-2:] == ["Motion correction", "Data residual after motion correction"]
     weights = networks["unet"] / "weights.safetensors"
     told = stages["Motion correction"]["Parameters"]
-    assert told["UNetSHA256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert told["UnetSHA256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     plain = json.loads((anat / "sub-01_Chimap.json").read_text())
     assert list(plain["EstimationParameters"])[-1] == "Data residual"
     page = (out / "sub-01.html").read_text()

@@ -42,6 +42,7 @@ def crop(test_data, tmp_path_factory) -> Path:
 def test_measured_crop_goes_through_the_app(crop, tmp_path, capsys, inversion):
     out = tmp_path / "out"
     arguments = ["-w", str(tmp_path / "work"), "--nprocs", "1", "--inversion", inversion]
+    arguments += ["--motion-correction", "off"]
     code = main([str(crop), str(out), "participant", *arguments])
     said = capsys.readouterr().err
     assert code == ExitCode.DONE, said
@@ -75,9 +76,8 @@ def _neighbours(size: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("validation", [[], ["--skip-bids-validation"]])
 def test_public_examples_get_a_clear_answer(test_data, tmp_path, capsys, layout, words, validation):
     bids_dir = test_data / "bids_layouts" / layout
-    code = main(
-        [str(bids_dir), str(tmp_path / "out"), "participant", "-w", str(tmp_path / "work"), *validation]
-    )
+    arguments = ["-w", str(tmp_path / "work"), "--motion-correction", "off", *validation]
+    code = main([str(bids_dir), str(tmp_path / "out"), "participant", *arguments])
     said = capsys.readouterr().err
     assert code == (ExitCode.BAD_DATA if validation else ExitCode.INVALID_BIDS)
     assert words in said

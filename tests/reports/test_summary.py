@@ -117,6 +117,12 @@ def test_motion_is_told_with_its_decision_caveat_and_residuals():
         assert text in fragment
 
 
+def test_consensus_list_has_the_correction_and_no_measurement_of_it():
+    fragment = FRAGMENTS["consensus"]({}, motion_records(9.5, ""))
+    assert "Algorithm: Motion correction" in fragment
+    assert "Data residual" not in fragment
+
+
 def test_without_motion_correction_the_residual_is_still_told():
     fragment = motion_table({}, motion_records(9.5, "")[:1])
     assert "switched off" in fragment
