@@ -204,10 +204,8 @@ def training_settings(arguments: argparse.Namespace) -> TrainingSettings:
 
 
 def _train(arguments: argparse.Namespace, *, command: str, console: Console) -> int:
-    try:
-        from qsmflow.train import fit
-    except ModuleNotFoundError as error:
-        raise Stop(ExitCode.USAGE, f"{error.name} is missing; pip install 'qsmflow[train]'") from error
+    # Lightning takes seconds to import, which help and bad arguments need not wait for.
+    from qsmflow.train import fit
 
     _check_data(arguments)
     _check_folder(arguments.out, resume=arguments.resume, first=fit.is_first_process())

@@ -38,9 +38,9 @@ class Budget:
     --------
     >>> from qsmflow.nets.unet import UNet, UNetSettings
     >>> budget = Budget("small", memory_gb=0.1, held=0)
-    >>> network = UNet(UNetSettings(channels=(4, 8)))
+    >>> network = UNet(UNetSettings(channels=(4, 8), fold=1))
     >>> budget.tiles(network, (96, 96, 160), dtype=torch.float32).tile
-    (96, 96, 86)
+    (96, 96, 96)
     """
 
     name: str

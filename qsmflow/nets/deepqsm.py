@@ -23,23 +23,22 @@ class DeepQSMSettings:
     ----------
     stages : int
         U-Nets, each followed by a fit to the field.
-    channels : tuple of int
+    channels, fold, scale
         Of each U-Net, see :class:`qsmflow.nets.unet.UNetSettings`.
-    scale : float
-        See :class:`qsmflow.nets.unet.UNetSettings`.
     damping : float
         Where training starts with µ of :func:`DeepQSM.fit`.
     """
 
-    stages: int = 2
-    channels: tuple[int, ...] = (16, 32, 64, 128)
+    stages: int = 3
+    channels: tuple[int, ...] = (32, 64, 128)
+    fold: int = 2
     scale: float = 10.0
     damping: float = 0.05
 
     @property
     def stride(self) -> int:
         """What the edges of an image must be a multiple of."""
-        return UNetSettings(channels=self.channels).stride
+        return UNetSettings(channels=self.channels, fold=self.fold).stride
 
 
 class DeepQSM(nn.Module):
@@ -62,7 +61,9 @@ class DeepQSM(nn.Module):
     def __init__(self, settings: DeepQSMSettings):
         super().__init__()
         self.settings = settings
-        inner = UNetSettings(in_channels=3, channels=settings.channels, scale=settings.scale)
+        inner = UNetSettings(
+            in_channels=3, channels=settings.channels, fold=settings.fold, scale=settings.scale
+        )
         self.refiners = nn.ModuleList(UNet(inner) for _ in range(settings.stages))
         damping = torch.full((settings.stages + 1,), settings.damping)
         self.log_damping = nn.Parameter(damping.log())

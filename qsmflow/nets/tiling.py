@@ -13,7 +13,7 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 #: Voxels from the border of a tile to the middle of where it overlaps with the next one.
-HALO = 24
+HALO = 32
 #: Height of MONAI's Gaussian window along an axis: at the borders of tiles, and where there is one tile only.
 _TILED_SIGMA, _WHOLE_SIGMA = 0.125, 1e3
 

@@ -18,6 +18,10 @@ class UNetSettings:
         Of the image.
     channels : tuple of int
         On each level, from fine to coarse; each level halves the edges.
+    fold : int
+        Edge of the blocks of voxels that are folded into channels before the first level, and unfolded after
+        the last, as in FFDNet (Zhang et al. 2018, 10.1109/TIP.2018.2839891): 2 leaves an eighth of the voxels
+        for the first level, which may have more channels then. 1 folds nothing.
     residual : bool
         Whether what is learned is added to the first ``out_channels`` of the input.
     scale : float
@@ -26,20 +30,21 @@ class UNetSettings:
 
     Examples
     --------
-    >>> UNetSettings(channels=(8, 16, 32)).stride
-    4
+    >>> UNetSettings(channels=(8, 16, 32), fold=2).stride
+    8
     """
 
     in_channels: int = 1
     out_channels: int = 1
-    channels: tuple[int, ...] = (16, 32, 64, 128)
+    channels: tuple[int, ...] = (32, 64, 128, 192)
+    fold: int = 2
     residual: bool = True
     scale: float = 10.0
 
     @property
     def stride(self) -> int:
         """What the edges of an image must be a multiple of."""
-        return 2 ** (len(self.channels) - 1)
+        return self.fold * 2 ** (len(self.channels) - 1)
 
 
 class UNet(nn.Module):
@@ -63,16 +68,16 @@ class UNet(nn.Module):
     def __init__(self, settings: UNetSettings):
         super().__init__()
         self.settings = settings
-        widths = settings.channels
+        widths, folded = settings.channels, settings.fold**3
         self.encoders = nn.ModuleList(
             _double_convolution(before, after)
-            for before, after in zip((settings.in_channels, *widths[:-1]), widths, strict=True)
+            for before, after in zip((folded * settings.in_channels, *widths[:-1]), widths, strict=True)
         )
         self.upsamplers = nn.ModuleList(
             nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.decoders = nn.ModuleList(_double_convolution(2 * fine, fine) for fine in widths[:-1])
-        self.head = nn.Conv3d(widths[0], settings.out_channels, kernel_size=1)
+        self.head = nn.Conv3d(widths[0], folded * settings.out_channels, kernel_size=1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -83,7 +88,7 @@ class UNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Image (b, in, x, y, z) to (b, out, x, y, z); edges are multiples of ``settings.stride``."""
         settings = self.settings
-        features = image * settings.scale
+        features = _folded(image * settings.scale, settings.fold)
         skipped = []
         for encode in self.encoders[:-1]:
             features = encode(features)  # (b, channels[level], x / 2^level, ...)
@@ -94,7 +99,7 @@ class UNet(nn.Module):
             features = self.upsamplers[level](features)
             features = self.decoders[level](torch.cat([skipped[level], features], dim=1))
         # What is added may be rounded to bfloat16; what it is added to may not.
-        learned = self.head(features).to(image.dtype) / settings.scale
+        learned = _unfolded(self.head(features).to(image.dtype), settings.fold) / settings.scale
         return image[:, : settings.out_channels] + learned if settings.residual else learned
 
 
@@ -105,3 +110,22 @@ def _double_convolution(before: int, after: int) -> nn.Sequential:
         nn.Conv3d(after, after, kernel_size=3, padding=1),
         nn.ReLU(inplace=True),
     )
+
+
+def _folded(image: Tensor, edge: int) -> Tensor:
+    """Blocks of voxels as channels: (b, c, x, y, z) to (b, c·edge³, x / edge, y / edge, z / edge)."""
+    if edge == 1:
+        return image
+    for axis in (2, 4, 6):
+        image = image.unflatten(axis, (-1, edge))
+    return image.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+
+
+def _unfolded(image: Tensor, edge: int) -> Tensor:
+    """What :func:`_folded` undoes."""
+    if edge == 1:
+        return image
+    image = image.unflatten(1, (-1, edge, edge, edge)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    for axis in (2, 3, 4):
+        image = image.flatten(axis, axis + 1)
+    return image

@@ -83,11 +83,11 @@ _PAPER = {
 PRESETS = {
     "deepqsm": {"default": TrainingSettings(batch_size=2, patch_size=None)},
     "unet": {
-        "default": TrainingSettings(batch_size=2, patch_size=(128, 128, 32)),
+        "default": TrainingSettings(batch_size=2, patch_size=(96, 96, 48)),
         "paper": TrainingSettings(batch_size=28, patch_size=(128, 128, 32), **_PAPER),
     },
     "prenet": {
-        "default": TrainingSettings(batch_size=8, patch_size=(128, 128, 1)),
+        "default": TrainingSettings(batch_size=8, patch_size=(96, 96, 1)),
         "paper": TrainingSettings(batch_size=60, patch_size=(128, 128, 1), **_PAPER),
     },
 }

@@ -45,7 +45,7 @@ def test_fit_leaves_a_map_that_explains_the_field(setting):
 
 def test_the_field_outside_the_mask_is_not_seen(setting):
     kernel, mask, field = (value.float() for value in setting)
-    network = DeepQSM(DeepQSMSettings(stages=1, channels=(2, 4))).eval()
+    network = DeepQSM(DeepQSMSettings(stages=1, channels=(2, 4), fold=1)).eval()
     torch.nn.init.normal_(network.refiners[0].head.weight)
     made = network(field, mask=mask, kernel=kernel[:, 0])
     other = network(field + 3 * (1 - mask), mask=mask, kernel=kernel[:, 0])
@@ -62,7 +62,7 @@ def test_samples_of_a_batch_have_their_own_kernels():
         ]
     )
     field, mask = torch.randn(2, 1, *shape), torch.ones(2, 1, *shape)
-    network = DeepQSM(DeepQSMSettings(stages=1, channels=(2, 4))).eval()
+    network = DeepQSM(DeepQSMSettings(stages=1, channels=(2, 4), fold=1)).eval()
     torch.nn.init.normal_(network.refiners[0].head.weight)
     together = network(field, mask=mask, kernel=kernels)
     alone = [network(field[i : i + 1], mask=mask[i : i + 1], kernel=kernels[i : i + 1]) for i in range(2)]
@@ -72,7 +72,7 @@ def test_samples_of_a_batch_have_their_own_kernels():
 def test_all_weights_are_trained_and_the_damping_too(setting):
     kernel, mask, field = (value.float() for value in setting)
     field, mask = field[..., :8, :], mask[..., :8, :]
-    network = DeepQSM(DeepQSMSettings(stages=2, channels=(2, 4)))
+    network = DeepQSM(DeepQSMSettings(stages=2, channels=(2, 4), fold=1))
     for refiner in network.refiners:
         torch.nn.init.normal_(refiner.head.weight)
     network(field, mask=mask, kernel=kernel[:, 0]).square().sum().backward()
@@ -82,7 +82,7 @@ def test_all_weights_are_trained_and_the_damping_too(setting):
 def test_refiners_go_through_apply(setting):
     kernel, mask, field = (value.float() for value in setting)
     field, mask = field[..., :8, :], mask[..., :8, :]
-    network = DeepQSM(DeepQSMSettings(stages=2, channels=(2, 4)))
+    network = DeepQSM(DeepQSMSettings(stages=2, channels=(2, 4), fold=1))
     seen = []
 
     def apply(refiner, image):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qsmflow.nets.unet import UNet, UNetSettings
+from qsmflow.nets.unet import UNet, UNetSettings, _folded, _unfolded
 
 
 def seeded(settings: UNetSettings) -> UNet:
@@ -26,8 +26,20 @@ def test_without_residual_the_image_does_not_pass_through():
     torch.testing.assert_close(same(image), image + network(image))
 
 
-def test_every_level_is_reached():
-    network = seeded(UNetSettings(channels=(2, 3, 4)))
+def test_folding_is_undone():
+    image = torch.randn(2, 3, 4, 6, 8)
+    folded = _folded(image, 2)
+    assert folded.shape == (2, 24, 2, 3, 4)
+    # All voxels of one block are channels of one voxel.
+    assert torch.equal(
+        folded[1, 8:16, 1, 2, 0].sort().values, image[1, 1, 2:4, 4:6, 0:2].flatten().sort().values
+    )
+    assert torch.equal(_unfolded(folded, 2), image)
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_every_level_is_reached(fold):
+    network = seeded(UNetSettings(channels=(2, 3, 4), fold=fold))
     network(torch.randn(1, 1, 8, 8, 8)).square().sum().backward()
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in network.parameters())
 
@@ -54,9 +66,9 @@ def test_scale_changes_nothing_but_the_biases():
     torch.testing.assert_close(plain(image), scaled(image), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("channels", "stride"), [((4,), 1), ((4, 4), 2), ((4, 4, 4, 4), 8)])
-def test_stride(channels, stride):
-    assert UNetSettings(channels=channels).stride == stride
+@pytest.mark.parametrize(("channels", "fold", "stride"), [((4,), 1, 1), ((4, 4), 1, 2), ((4, 4, 4), 2, 8)])
+def test_stride(channels, fold, stride):
+    assert UNetSettings(channels=channels, fold=fold).stride == stride
 
 
 def test_rounding_to_bfloat16_spares_what_passes_through():
