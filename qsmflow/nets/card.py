@@ -74,7 +74,7 @@ class ModelCard:
     architecture : str
         A key of :data:`ARCHITECTURES`.
     settings : dict
-        Fields of the architecture's settings that differ from their defaults.
+        Fields of the architecture's settings; defaults stand in for those that are not there.
     voxel_range : VoxelRange
         Maps outside it are resampled before they are given to the network.
     data : dict

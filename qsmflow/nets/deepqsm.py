@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from qsmflow.nets.unet import UNet, UNetSettings
 
+#: How much faster than weights the logarithm of µ is learned: steps of an optimiser are as large for all.
+_DAMPING_PACE = 10.0
+
 
 @dataclass(frozen=True)
 class DeepQSMSettings:
@@ -66,7 +69,7 @@ class DeepQSM(nn.Module):
         )
         self.refiners = nn.ModuleList(UNet(inner) for _ in range(settings.stages))
         damping = torch.full((settings.stages + 1,), settings.damping)
-        self.log_damping = nn.Parameter(damping.log())
+        self.damping = nn.Parameter(damping.log() / _DAMPING_PACE)
 
     def forward(
         self,
@@ -95,7 +98,7 @@ class DeepQSM(nn.Module):
         Tensor
             (b, 1, x, y, z), ppm, zero outside the mask.
         """
-        dampings = self.log_damping.exp()
+        dampings = (_DAMPING_PACE * self.damping).exp()
         susceptibility = self.fit(torch.zeros_like(field), field, mask, kernel[:, None], dampings[0])
         for refiner, damping in zip(self.refiners, dampings[1:], strict=True):
             unexplained = _unexplained(susceptibility, field, mask, kernel[:, None])

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Slope of the rectifiers below zero. Where little can be learned at first, plain ones all die.
+LEAK = 0.1
+
 
 @dataclass(frozen=True)
 class UNetSettings:
@@ -80,7 +83,7 @@ class UNet(nn.Module):
         self.head = nn.Conv3d(widths[0], folded * settings.out_channels, kernel_size=1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
                 nn.init.zeros_(module.bias)
         if settings.residual:
             nn.init.zeros_(self.head.weight)
@@ -106,9 +109,9 @@ class UNet(nn.Module):
 def _double_convolution(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(before, after, kernel_size=3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
         nn.Conv3d(after, after, kernel_size=3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
     )
 
 

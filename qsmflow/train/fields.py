@@ -20,7 +20,7 @@ from qsmflow.sim.random_shapes import ShapeSettings, draw_shapes, render_shapes
 #: Tissues whose fibres make susceptibility depend on direction.
 WHITE_MATTER = tuple(LABELS[name] for name in ("white matter", "corpus callosum", "optic radiation"))
 #: Share of an edge that is added in zeros before a convolution.
-_PADDING = 0.5
+_PADDING = 0.3
 
 
 @dataclass(frozen=True)

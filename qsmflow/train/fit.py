@@ -38,7 +38,7 @@ SAVE_EVERY, LOOK_EVERY = 300.0, 10
 #: Steps that one row of the loss is the mean of.
 STEPS_A_ROW = 20
 #: Validations in a training; with several processes, whose clocks differ, each so many steps.
-VALIDATIONS, VALIDATION_STEPS = 40, 500
+VALIDATIONS, VALIDATION_STEPS = 20, 500
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: Points of the curve that a model card keeps.
 _CARD_POINTS = 40
@@ -629,15 +629,14 @@ def export_bundle(
     Path
         The folder.
     """
-    shape = fitted.network.settings
-    fresh = type(shape)()
     validated = [row for row in fitted.rows if "nrmse" in row]
     names = ("step", "rmse", "nrmse")
     card = ModelCard(
         name=out.name,
         summary=summary,
         architecture=architecture,
-        settings={name: value for name, value in vars(shape).items() if value != getattr(fresh, name)},
+        # In full, so that the card still tells what the network is when defaults change.
+        settings=asdict(fitted.network.settings),
         voxel_range=voxel_range(lesson.voxels),
         data=dict(lesson.recipe) | {"training": {k: v for k, v in asdict(settings).items() if k != "steps"}},
         seeds=dict(seeds),

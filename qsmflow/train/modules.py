@@ -11,6 +11,9 @@ from qsmflow.nets.tiling import channels_last
 from qsmflow.train.lessons import Batch
 from qsmflow.train.settings import TrainingSettings
 
+#: Error that the relative loss takes for none, in the network's own numbers: 0.005 ppm by their usual scale.
+FLOOR = 0.05
+
 
 class MapTraining(pl.LightningModule):
     """Training of a network that gives maps in ppm.
@@ -45,10 +48,17 @@ class MapTraining(pl.LightningModule):
         """Compile what is convolutional; the names of the weights stay."""
         self.network.compile()
 
+    def given(self, batch: Batch) -> Tensor:
+        """The map that there was without the network, whose error the relative loss is measured by."""
+        raise NotImplementedError
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch, in units of the network's own numbers."""
-        error = (self.predict(batch).float() - self.truth(batch)) * self.network.settings.scale
-        return masked_loss(error, batch["mask"], sharpness=self.training_settings.sharpness)
+        scale, truth = self.network.settings.scale, self.truth(batch)
+        error = scale * (self.predict(batch).float() - truth)
+        before = scale * (self.given(batch) - truth)
+        settings = self.training_settings
+        return total_loss(error, before, batch["mask"], kind=settings.loss, sharpness=settings.sharpness)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores of the maps of a batch, and of what the network was given if that is a map, too."""
@@ -82,6 +92,10 @@ class MotionTraining(MapTraining):
         """See :class:`MapTraining`."""
         return batch["truth"]
 
+    def given(self, batch: Batch) -> Tensor:
+        """See :class:`MapTraining`."""
+        return batch["image"]
+
 
 class FieldTraining(MapTraining):
     """Training of DeepQSM on local fields."""
@@ -94,6 +108,10 @@ class FieldTraining(MapTraining):
         """See :class:`MapTraining`."""
         return batch["susceptibility"]
 
+    def given(self, batch: Batch) -> Tensor:
+        """Nothing: an error as large as the truth."""
+        return torch.zeros_like(batch["susceptibility"])
+
     def compile_network(self) -> None:
         """The Fourier transforms between the U-Nets would only split what is compiled."""
         for refiner in self.network.refiners:
@@ -104,19 +122,41 @@ class FieldTraining(MapTraining):
 TRAININGS = {"deepqsm": FieldTraining, "unet": MotionTraining, "prenet": MotionTraining}
 
 
-def masked_loss(error: Tensor, mask: Tensor, *, sharpness: float) -> Tensor:
-    """Mean absolute error in the mask, and that of the differences between neighbours, summed over axes.
+def absolute_error(error: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Mean |e| in the mask, the loss of the motion paper.
 
-    The second part is what a blurred map cannot have small.
+    It hardly sees the few voxels of large error that make most of an RMSE.
+    """
+    return (error.abs() * mask).sum() / mask.sum().clamp(min=1)
+
+
+def relative_error(error: Tensor, before: Tensor, mask: Tensor) -> Tensor:
+    """Mean over samples of Σ e² / Σ (e₀² + floor²) in the mask: what is left of the squared error before.
+
+    So a sample with small artefacts counts as much as one with large ones, down to the floor.
+    """
+    axes = tuple(range(1, error.dim()))
+    left = (error.square() * mask).sum(axes)
+    return (left / ((before.square() + FLOOR**2) * mask).sum(axes).clamp(min=FLOOR**2)).mean()
+
+
+#: By the name that settings give it; functions of the error, of that before the network, and of the mask.
+LOSSES = {"absolute": absolute_error, "relative": relative_error}
+
+
+def total_loss(error: Tensor, before: Tensor, mask: Tensor, *, kind: str, sharpness: float) -> Tensor:
+    """Loss of the error, and that of its differences between neighbours, a mean over the axes.
 
     Parameters
     ----------
-    error : Tensor
-        (b, 1, ...), two or three axes.
+    error, before : Tensor
+        (b, 1, ...), two or three axes; of the map that the network made, and of the one it was given.
     mask : Tensor
         Of the same shape, zeros and ones.
+    kind : str
+        A key of :data:`LOSSES`.
     sharpness : float
-        Weight of the second part.
+        Weight of the second part, which a blurred map cannot have small.
 
     Returns
     -------
@@ -127,22 +167,18 @@ def masked_loss(error: Tensor, mask: Tensor, *, sharpness: float) -> Tensor:
     --------
     >>> error = torch.tensor([[[[1.0, 1.0], [3.0, 9.0]]]])
     >>> mask = torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
-    >>> masked_loss(error, mask, sharpness=0.0).item(), masked_loss(error, mask, sharpness=0.5).item()
-    (1.6666666269302368, 2.6666665077209473)
+    >>> round(total_loss(error, error, mask, kind="absolute", sharpness=0).item(), 4)
+    1.6667
+    >>> round(total_loss(error, 2 * error, mask, kind="relative", sharpness=0).item(), 3)
+    0.25
     """
-    loss = _masked_mean(error, mask)
-    if not sharpness:
-        return loss
-    steps = [
-        _masked_mean(error.diff(dim=axis), _both(mask, axis))
-        for axis in range(2, error.dim())
-        if error.shape[axis] > 1
-    ]
-    return loss + sharpness * sum(steps)
-
-
-def _masked_mean(error: Tensor, mask: Tensor) -> Tensor:
-    return (error.abs() * mask).sum() / mask.sum().clamp(min=1)
+    loss = LOSSES[kind]
+    total = loss(error, before, mask)
+    axes = [axis for axis in range(2, error.dim()) if error.shape[axis] > 1]
+    if sharpness and axes:
+        steps = [loss(error.diff(dim=a), before.diff(dim=a), _both(mask, a)) for a in axes]
+        total = total + sharpness * sum(steps) / len(axes)
+    return total
 
 
 def _both(mask: Tensor, axis: int) -> Tensor:

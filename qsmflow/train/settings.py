@@ -30,8 +30,10 @@ class TrainingSettings:
         Largest norm of the gradient.
     average : float
         Decay of the moving average of the weights, which is what is validated and kept; 0 keeps the weights.
+    loss : str
+        A key of :data:`qsmflow.train.modules.LOSSES`.
     sharpness : float
-        Weight of the mean absolute error of differences between neighbours in the loss.
+        Weight in the loss of differences between neighbours, whose error a blurred map cannot have small.
     still_share : float
         Share of samples without motion, which must stay as they are.
     augments : bool
@@ -53,6 +55,7 @@ class TrainingSettings:
     warmup: int = 100
     clip: float | None = 1.0
     average: float = 0.999
+    loss: str = "relative"
     sharpness: float = 0.5
     still_share: float = 0.15
     augments: bool = True
@@ -75,6 +78,7 @@ _PAPER = {
     "warmup": 0,
     "clip": None,
     "average": 0.0,
+    "loss": "absolute",
     "sharpness": 0.0,
     "still_share": 0.0,
     "augments": False,

@@ -88,7 +88,7 @@ def models(tmp_path_factory):
 def test_unet_is_fine_tuned_resumed_and_kept(pairs, models, tmp_path, capsys):
     out = tmp_path / "mine"
     line = ["unet", "--data", str(pairs), "--out", str(out), "--init", str(models / "unet"), *QUICK]
-    line += ["--batch-size", "2", "--patch-size", "8", "8", "8"]
+    line += ["--batch-size", "2", "--patch-size", "16", "16", "16"]
     assert main(line) == 0
     assert capsys.readouterr().out.strip() == str(out / "bundle")
     card = load_bundle(out / "bundle").card
@@ -122,7 +122,7 @@ def test_deepqsm_learns_from_fields_of_each_kind(pairs, models, tmp_path, kind):
         line += ["--data", str(pairs), "--fields", "measured"]
     else:
         line += ["--data", "shapes" if kind == "shapes" else str(pairs)]
-        line += ["--batch-size", "1", "--patch-size", "8", "8", "8"]
+        line += ["--batch-size", "1", "--patch-size", "16", "16", "16"]
     assert main(line) == 0
     card = load_bundle(out / "bundle").card
     assert card.architecture == "deepqsm"
@@ -130,7 +130,7 @@ def test_deepqsm_learns_from_fields_of_each_kind(pairs, models, tmp_path, kind):
 
 
 def test_same_seed_gives_same_weights(pairs, tmp_path):
-    line = ["unet", "--data", str(pairs), *QUICK, "--batch-size", "2", "--patch-size", "8", "8", "8"]
+    line = ["unet", "--data", str(pairs), *QUICK, "--batch-size", "2", "--patch-size", "16", "16", "16"]
     weights = []
     for name in ("one", "two"):
         assert main([*line, "--out", str(tmp_path / name)]) == 0
@@ -165,8 +165,8 @@ def test_what_is_wrong_is_named(pairs, models, tmp_path, capsys, change, code, m
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["unet", "--patch-size", "12", "12", "12"], "must be multiples of 8"),
-        (["prenet", "--unet", "x", "--patch-size", "8", "8", "8"], "must end in 1"),
+        (["unet", "--patch-size", "12", "12", "12"], "must be multiples of 16"),
+        (["prenet", "--unet", "x", "--patch-size", "16", "16", "16"], "must end in 1"),
         (["deepqsm", "--fields", "measured", "--batch-size", "2"], "leave out --batch-size"),
     ],
 )

@@ -7,31 +7,56 @@ from qsmflow.core.metrics import nrmse, rmse
 from qsmflow.nets.deepqsm import DeepQSM, DeepQSMSettings
 from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.train.fields import FieldBatches, FieldSettings, ShapeSources
-from qsmflow.train.modules import FieldTraining, MotionTraining, masked_loss
+from qsmflow.train.modules import FLOOR, LOSSES, FieldTraining, MotionTraining, total_loss
 from qsmflow.train.settings import PRESETS, TrainingSettings
 
-SETTINGS = TrainingSettings(batch_size=2, patch_size=(8, 8, 8), sharpness=0.0)
+SETTINGS = TrainingSettings(batch_size=2, patch_size=(8, 8, 8), loss="absolute", sharpness=0.0)
 
 
-def test_loss_sees_the_mask_only():
+@pytest.mark.parametrize("kind", LOSSES)
+def test_loss_sees_the_mask_only(kind):
+    error, before = torch.randn(2, 2, 1, 6, 5, 4)
+    mask = (torch.rand(2, 1, 6, 5, 4) > 0.3).float()
+    outside = 100 * (1 - mask)
+    losses = [
+        total_loss(e, b, mask, kind=kind, sharpness=0.5).item()
+        for e, b in ((error, before), (error + outside, before), (error, before - outside))
+    ]
+    assert losses[0] > 0.1
+    assert losses == pytest.approx(losses[:1] * 3, rel=1e-5)
+
+
+def test_absolute_loss_is_the_mean_error_and_that_of_the_steps():
     error = torch.tensor([1.0, -3.0, 100.0, 5.0]).reshape(1, 1, 4, 1, 1)
     mask = torch.tensor([1.0, 1.0, 0.0, 1.0]).reshape(1, 1, 4, 1, 1)
-    assert masked_loss(error, mask, sharpness=0.0).item() == pytest.approx(3)
+    assert total_loss(error, error, mask, kind="absolute", sharpness=0.0).item() == pytest.approx(3)
     # One pair of neighbours lies in the mask; they differ by 4.
-    assert masked_loss(error, mask, sharpness=0.5).item() == pytest.approx(3 + 0.5 * 4)
+    assert total_loss(error, error, mask, kind="absolute", sharpness=0.5).item() == pytest.approx(3 + 0.5 * 4)
 
 
-def test_empty_mask_costs_nothing():
+def test_relative_loss_counts_samples_alike_down_to_the_floor():
+    ones = torch.ones(2, 1, 4, 4)
+    before = torch.stack([100 * ones[0], 1000 * ones[0]])
+    halved = total_loss(0.5 * before, before, ones, kind="relative", sharpness=0.0).item()
+    assert halved == pytest.approx(0.25, rel=1e-4)
+    # A still map that is changed by as much as the floor loses as much as one whose artefacts stay.
+    spoilt = total_loss(FLOOR * ones, 0 * ones, ones, kind="relative", sharpness=0.0).item()
+    assert spoilt == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_empty_mask_costs_nothing(kind):
     nothing = torch.zeros(1, 1, 2, 2, 2)
-    assert masked_loss(nothing + 1, nothing, sharpness=1.0).item() == 0
+    assert total_loss(nothing + 1, nothing, nothing, kind=kind, sharpness=1.0).item() == 0
 
 
 def test_sharpness_punishes_what_a_constant_does_not():
     mask = torch.ones(1, 1, 6, 6)
     stripes = torch.tensor([1.0, -1.0]).repeat(3).expand(1, 1, 6, 6)
     flat = torch.ones(1, 1, 6, 6)
-    assert masked_loss(flat, mask, sharpness=1.0).item() == pytest.approx(1)
-    assert masked_loss(stripes, mask, sharpness=1.0).item() == pytest.approx(3)
+    frame = {"kind": "absolute", "sharpness": 1.0}
+    assert total_loss(flat, flat, mask, **frame).item() == pytest.approx(1)
+    assert total_loss(stripes, flat, mask, **frame).item() == pytest.approx(1 + 2 / 2)
 
 
 def test_step_scores_the_error_in_the_units_of_the_network():
