@@ -95,7 +95,7 @@ class Settings:
     medi_smv_radius: float | None = None
     medi_csf_lambda: float | None = None
     deepqsm_model: str = "deepqsm-head"
-    motion_correction: str = "auto"
+    motion_correction: str = "off"
     motion_models: tuple[str, str] = ("motion-unet", "motion-prenet")
     sloppy: bool = False
     random_seed: int = 0

@@ -155,7 +155,7 @@ def _add_stages(parser):
     group.add_argument(
         "--motion-correction",
         choices=["auto", "on", "off"],
-        help="write a corrected map as well: where motion is severe, always, never (default: auto)",
+        help="write a corrected map as well: where motion is severe, always, never (default: off)",
     )
     group.add_argument(
         "--motion-models",

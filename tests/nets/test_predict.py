@@ -159,8 +159,8 @@ def test_tiles_agree_with_the_whole():
         progress = Progress(tiles.count, lambda *counts: done.append(counts))
         found = run_tiled(network, image, tiles=tiles, dtype=torch.float32, progress=progress)
     assert done == [(n, tiles.count) for n in range(1, tiles.count + 1)]
-    assert float((whole - image).std()) > 0.01
-    assert float((found - whole).abs().max()) < 1e-3
+    # The border of a tile lies beyond the reach of most weights, not of all.
+    assert float((found - whole).abs().max()) < 0.03 * float((whole - image).std())
 
 
 def test_tiles_begin_at_multiples_of_the_stride():

@@ -213,7 +213,7 @@ def test_bundle_predicts_what_the_average_does(lesson, tmp_path):
         assert torch.equal(bundle.network(image), fitted.network.eval()(image))
     card = bundle.card
     assert (card.name, card.steps) == ("motion-toy", 6)
-        assert card.build().settings == fitted.network.settings
+    assert card.build().settings == fitted.network.settings
     assert (card.voxel_range.finest, card.voxel_range.coarsest, card.voxel_range.anisotropy) == (1, 2, 2)
     assert card.scores["subjects held out"]["nrmse"] == fitted.scores["nrmse"]
     assert card.curve[-1]["step"] == 6

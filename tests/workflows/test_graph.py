@@ -117,7 +117,7 @@ def _check_methods(workflow, background, inversion, reference, own_mask, n_echoe
 @pytest.fixture
 def two_subjects(make_settings, make_job):
     """Settings and a workflow of two subjects, one with two runs."""
-    settings = make_settings(random_seed=5, omp_nthreads=3)
+    settings = make_settings(random_seed=5, omp_nthreads=3, motion_correction="auto")
     jobs = [make_job(run="1"), make_job(run="2"), make_job(subject="02", session="a")]
     return settings, jobs, init_qsmflow_wf(settings, jobs, models=MODELS, run_id="20300101", use_gpu=True)
 
