@@ -150,9 +150,9 @@ def test_resampling_keeps_a_constant_to_the_edge_of_the_mask():
 
 def test_tiles_agree_with_the_whole():
     network = random_bundle("unet", settings={"channels": (4, 8, 16), "fold": 1}).network
-    shape = (8, 8, 160)
+    shape = (8, 8, 192)
     image = 0.1 * torch.randn(1, 1, *shape)
-    tiles = Tiles(shape, (8, 8, 96), halo=24)
+    tiles = Tiles(shape, (8, 8, 128), halo=32)
     with torch.inference_mode():
         whole = network(image)
         done = []
