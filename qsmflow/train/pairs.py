@@ -68,7 +68,7 @@ class PairSettings:
     in_plane: tuple[float, float] = (0.9, 1.6)
     thickness: tuple[float, float] = (1.8, 3.2)
     echoes: tuple[int, int] = (4, 6)
-    snr: tuple[float, float] = (40.0, 120.0)
+    snr: tuple[float, float] = (80.0, 250.0)
     events: tuple[int, int] = (2, 3)
     translation: float = 5.0
     rotation: float = 5.0
@@ -85,7 +85,7 @@ def write_pairs(
 
     ``sub-XX_acq-still_Chimap`` is the map of the still scan, ``sub-XX_acq-motion_run-NN_Chimap`` one of a
     scan in motion on the same grid, ``sub-XX_acq-still_desc-truth_Chimap`` the susceptibility that was
-    simulated and ``sub-XX_acq-still_desc-local_fieldmap`` the local field, Hz. A subject whose last file is
+    simulated and ``*_desc-local_fieldmap`` the local field of each scan, ppm. A subject whose last file is
     there is skipped, so that a stopped run goes on.
 
     Parameters
@@ -196,8 +196,7 @@ def _write_subject(folder: Path, label: str, settings: PairSettings, *, seed: in
     for run, signal in enumerate(signals):
         made = reconstruct(signal, field_strength=protocol.field_strength, **scanner)
         prefix = f"{label}_acq-motion_run-{run:02d}" if run else f"{label}_acq-still"
-        if not run:
-            write(f"fmap/{prefix}_desc-local_fieldmap", made.local_field, "ppm")
+        write(f"fmap/{prefix}_desc-local_fieldmap", made.local_field, "ppm")
         write_mask(f"anat/{prefix}_desc-brain_mask", made.mask)
         write(f"anat/{prefix}_Chimap", made.susceptibility, "ppm")
 
