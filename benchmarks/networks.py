@@ -25,25 +25,11 @@ HALF_AXES = 1.05
 def bundle(name: str, *, device: str):
     """A shipped model, or one with random weights."""
     from qsmflow.nets.bundle import load_bundle, save_bundle, shipped_models
-    from qsmflow.nets.card import ModelCard, VoxelRange
+    from qsmflow.nets.card import ModelCard
 
     if name in shipped_models():
         return load_bundle(name, device=device)
-    card = ModelCard(
-        name=name,
-        summary="Random weights.",
-        architecture=MODELS[name],
-        settings={},
-        voxel_range=VoxelRange(finest=0.5, coarsest=3, anisotropy=4),
-        data={},
-        seeds={},
-        steps=0,
-        hours=0,
-        hardware="none",
-        command="none",
-        scores={},
-        limits=(),
-    )
+    card = ModelCard.untrained(MODELS[name])
     with tempfile.TemporaryDirectory() as folder:
         return load_bundle(save_bundle(folder, card.build(), card), device=device)
 

@@ -37,19 +37,11 @@ def networks(tmp_path_factory) -> dict[str, Path]:
     }
     found = {}
     for kind, settings in small.items():
-        card = ModelCard(
+        card = ModelCard.untrained(
+            kind,
+            settings,
             name=f"small-{kind}",
-            summary="For tests.",
-            architecture=kind,
-            settings=settings,
             voxel_range=VoxelRange(finest=0.5, coarsest=6.0, anisotropy=4.0),
-            data={},
-            seeds={},
-            steps=0,
-            hours=0.0,
-            hardware="none",
-            command="none",
-            scores={},
             limits=("Knows nothing.",),
         )
         torch.manual_seed(0)

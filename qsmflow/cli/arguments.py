@@ -1,10 +1,13 @@
 """What the parsers of all commands share."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
+
+_UNITS = {"": 1e-3, "M": 1e-3, "G": 1.0, "T": 1e3}
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,3 +42,34 @@ def number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callab
 def absolute_path(text: str) -> Path:
     """Converter for a path, which stays right wherever the work is done."""
     return Path(text).absolute()
+
+
+def memory(text: str) -> float:
+    """Converter for memory in GB: a number with an optional unit, without which it is megabytes.
+
+    Parameters
+    ----------
+    text : str
+        For example ``1.5G``, ``8g``, ``4000``, ``4000MB``, ``2GiB``.
+
+    Returns
+    -------
+    float
+        GB.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is no positive amount of memory.
+
+    Examples
+    --------
+    >>> [memory(text) for text in ("1.5G", "8g", "4000", "500MB")]
+    [1.5, 8.0, 4.0, 0.5]
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([MGT]?)(?:i?B)?\s*", text, flags=re.IGNORECASE)
+    amount = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
+    if not amount > 0:
+        message = f"'{text}' is no amount of memory; write for example 8G, 1.5G or 4000 (MB)"
+        raise argparse.ArgumentTypeError(message)
+    return amount

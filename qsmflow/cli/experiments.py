@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from qsmflow.cli.arguments import Parser, absolute_path, number
+from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
-from qsmflow.cli.resources import available_cores, parse_memory, resolve_gpu
+from qsmflow.cli.resources import available_cores, resolve_gpu
 from qsmflow.core.dipole import b0_direction
 from qsmflow.core.inversion.medi import SIMULATION
 from qsmflow.core.units import hertz_per_ppm
@@ -20,7 +20,7 @@ from qsmflow.nets.bundle import Bundle, load_bundle
 from qsmflow.sim.mgre import MOTION_MODELS
 from qsmflow.sim.random_shapes import ShapeSettings
 from qsmflow.train.experiments import deepqsm, motion
-from qsmflow.train.experiments.images import direction_as_read, read_on_grid, tensor_of
+from qsmflow.train.experiments.images import direction_as_read, tensor_of
 from qsmflow.train.experiments.inversions import LocalField, Method, medi, network, tkd
 from qsmflow.train.experiments.published import DEEPQSM_TKD_THRESHOLD
 from qsmflow.train.experiments.results import Result, write_result
@@ -29,7 +29,7 @@ from qsmflow.train.experiments.tables import rendered
 from qsmflow.train.motion_data import find_pairs
 from qsmflow.train.pairs import PairSettings, draw_protocol, write_pairs
 from qsmflow.train.splits import split_subjects
-from qsmflow.train.volumes import UnusableData, read_volume
+from qsmflow.train.volumes import UnusableData, read_on_grid, read_volume
 from qsmflow.version import __version__
 
 PROGRAM = "qsmflow-experiments"
@@ -67,10 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     arguments = build_parser().parse_args(argv)
     check_arguments(arguments)
-    try:
-        arguments.device = torch.device("cuda" if resolve_gpu(arguments.device) else "cpu")
-    except ValueError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
+    arguments.device = torch.device("cuda" if resolve_gpu(arguments.device) else "cpu")
     torch.set_num_threads(arguments.threads)
     screen = Console(width=None if sys.stdout.isatty() else _WIDTH)
     try:
@@ -124,7 +121,7 @@ def _add_run(parser):
     group.add_argument("--seed", type=number(int, 0), default=1, metavar="N", help="of all that is random")
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     group.add_argument("--threads", type=number(int, 1), default=available_cores(), metavar="N")
-    group.add_argument("--mem", type=_memory, metavar="AMOUNT", help="for a network, such as 4G")
+    group.add_argument("--mem", type=memory, metavar="AMOUNT", help="for a network, such as 4G")
 
 
 def _add_deepqsm(parser):
@@ -421,10 +418,3 @@ def _bundle(name_or_folder: str, *, device: torch.device) -> Bundle:
         return load_bundle(name_or_folder, device=device)
     except ValueError as error:
         raise Stop(ExitCode.BAD_DATA, str(error)) from error
-
-
-def _memory(text: str) -> float:
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

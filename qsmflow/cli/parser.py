@@ -7,18 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.cli.arguments import Parser, absolute_path, number
+from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
-from qsmflow.cli.resources import available_cores, available_memory, parse_memory
+from qsmflow.cli.resources import available_cores, available_memory
 from qsmflow.version import __version__
 from qsmflow.workflows.settings import Settings
-
-
-def _memory(text: str) -> float:
-    try:
-        return parse_memory(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _label(prefix: str) -> Callable:
@@ -174,7 +167,7 @@ def _add_resources(parser):
     group = parser.add_argument_group("resources")
     group.add_argument("--nprocs", type=number(int, 1), metavar="N", help="processes at once")
     group.add_argument("--omp-nthreads", type=number(int, 1), metavar="N", help="threads of one stage")
-    group.add_argument("--mem", dest="mem_gb", type=_memory, metavar="SIZE", help="1.5G, 8g, 4000 (MB)")
+    group.add_argument("--mem", dest="mem_gb", type=memory, metavar="SIZE", help="1.5G, 8g, 4000 (MB)")
     group.add_argument(
         "--low-mem", action=argparse.BooleanOptionalAction, help="fit the echoes slab by slab from disk"
     )

@@ -1,43 +1,13 @@
 """What the machine lets a run use: cores, memory, a GPU."""
 
 import os
-import re
 from pathlib import Path
 
 import torch
 
-_UNITS = {"": 1e-3, "M": 1e-3, "G": 1.0, "T": 1e3}
+from qsmflow.cli.exit_codes import ExitCode, Stop
+
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-
-def parse_memory(text: str) -> float:
-    """Memory in GB from a number with an optional unit; without one it is megabytes.
-
-    Parameters
-    ----------
-    text : str
-        For example ``1.5G``, ``8g``, ``4000``, ``4000MB``, ``2GiB``.
-
-    Returns
-    -------
-    float
-        GB.
-
-    Raises
-    ------
-    ValueError
-        If the text is no positive amount of memory.
-
-    Examples
-    --------
-    >>> [parse_memory(text) for text in ("1.5G", "8g", "4000", "500MB")]
-    [1.5, 8.0, 4.0, 0.5]
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([MGT]?)(?:i?B)?\s*", text, flags=re.IGNORECASE)
-    amount = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if not amount > 0:
-        raise ValueError(f"'{text}' is no amount of memory; write for example 8G, 1.5G or 4000 (MB)")
-    return amount
 
 
 def available_cores() -> int:
@@ -67,7 +37,7 @@ def resolve_gpu(device: str) -> bool:
 
     Raises
     ------
-    ValueError
+    Stop
         If ``cuda`` is asked for and there is none.
 
     Examples
@@ -77,5 +47,31 @@ def resolve_gpu(device: str) -> bool:
     """
     found = torch.cuda.is_available()
     if device == "cuda" and not found:
-        raise ValueError("--device cuda: no CUDA GPU is visible to PyTorch; use --device auto or cpu")
+        message = "--device cuda: no CUDA GPU is visible to PyTorch; use --device auto or cpu"
+        raise Stop(ExitCode.USAGE, message)
     return found and device != "cpu"
+
+
+def check_folder(out: Path, *, may_hold_files: bool, remedy: str) -> None:
+    """Make a folder for results, if it is not there.
+
+    Parameters
+    ----------
+    out : Path
+    may_hold_files : bool
+        Whether it may be anything but empty.
+    remedy : str
+        What to do about files in it, for the message.
+
+    Raises
+    ------
+    Stop
+        If nothing can be written there, or it would mix with what is there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        occupied = any(out.iterdir())
+    except OSError as error:
+        raise Stop(ExitCode.CANNOT_WRITE, f"cannot write to {out}: {error.strerror}") from error
+    if occupied and not may_hold_files:
+        raise Stop(ExitCode.CANNOT_WRITE, f"{out} is not empty; name a new folder, or {remedy}")

@@ -12,7 +12,7 @@ from uuid import uuid4
 from rich.console import Console
 
 from qsmflow.cli.environment import prepare_environment
-from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.exit_codes import ExitCode
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
@@ -76,10 +76,7 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
     from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf
 
-    try:
-        use_gpu = resolve_gpu(settings.device)
-    except ValueError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
+    use_gpu = resolve_gpu(settings.device)
     finalise.open_output(settings, plan, run_id=run_id, argv=argv)
     configure_nipype(settings, log_dir=settings.work_dir / "crash")
     workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)

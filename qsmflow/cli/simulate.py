@@ -4,7 +4,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.console import Console
 from qsmflow.cli.arguments import Parser, absolute_path, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
-from qsmflow.cli.resources import available_cores, resolve_gpu
+from qsmflow.cli.resources import available_cores, check_folder, resolve_gpu
 from qsmflow.core.motion import ORDERS
 from qsmflow.sim.dataset import write_dataset
 from qsmflow.sim.lesions import LesionCounts
@@ -45,11 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     arguments = build_parser().parse_args(argv)
     study = study_of(arguments)
-    try:
-        device = torch.device("cuda" if resolve_gpu(arguments.device) else "cpu")
-    except ValueError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
-    _check_folder(arguments.out_bids, overwrite=arguments.overwrite)
+    device = torch.device("cuda" if resolve_gpu(arguments.device) else "cpu")
+    remedy = "--overwrite to replace files of the same name"
+    check_folder(arguments.out_bids, may_hold_files=arguments.overwrite, remedy=remedy)
     torch.set_num_threads(arguments.threads)
     options = [text for text in argv if absolute_path(text) != arguments.out_bids]
     if "--threads" not in options:
@@ -62,18 +59,6 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
         console.print(f"{done}/{len(study.scans)} {scan.prefix}", highlight=False)
     print(arguments.out_bids)
     return ExitCode.DONE
-
-
-def _check_folder(out: Path, *, overwrite: bool) -> None:
-    """Stop if the data set cannot be written or would mix with what is there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise Stop(ExitCode.CANNOT_WRITE, f"cannot write to {out}: {error.strerror}") from error
-    if occupied and not overwrite:
-        message = f"{out} is not empty; name a new folder, or --overwrite to replace files of the same name"
-        raise Stop(ExitCode.CANNOT_WRITE, message)
 
 
 def build_parser() -> argparse.ArgumentParser:

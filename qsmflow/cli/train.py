@@ -19,13 +19,13 @@ from rich.console import Console
 from qsmflow.cli.arguments import Parser, absolute_path, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
-from qsmflow.cli.resources import available_cores, resolve_gpu
+from qsmflow.cli.resources import available_cores, check_folder, resolve_gpu
 from qsmflow.nets.bundle import ARCHITECTURES, Bundle, load_bundle
 from qsmflow.sim.mgre import MOTION_MODELS
 from qsmflow.train.heads import write_heads
 from qsmflow.train.lessons import read_origin
 from qsmflow.train.pairs import PairSettings, write_pairs
-from qsmflow.train.settings import PRESETS, TrainingSettings
+from qsmflow.train.settings import FRESH, PRESETS, TrainingSettings
 from qsmflow.train.volumes import UnusableData
 from qsmflow.version import __version__
 
@@ -68,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str], *, console: Console) -> int:
     arguments = build_parser().parse_args(argv)
-    try:
-        arguments.device = "cuda" if resolve_gpu(arguments.device) else "cpu"
-    except ValueError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
+    arguments.device = "cuda" if resolve_gpu(arguments.device) else "cpu"
     if arguments.task in _MAKERS:
         return _make(arguments, console=console)
     return _train(arguments, command=shlex.join([PROGRAM, *argv]), console=console)
@@ -208,13 +205,15 @@ def _train(arguments: argparse.Namespace, *, command: str, console: Console) -> 
     from qsmflow.train import fit
 
     _check_data(arguments)
-    _check_folder(arguments.out, resume=arguments.resume, first=fit.is_first_process())
+    may_hold_files = arguments.resume or not fit.is_first_process()
+    check_folder(arguments.out, may_hold_files=may_hold_files, remedy="--resume to go on in it")
     settings, run = training_settings(arguments), _run_settings(arguments)
     torch.manual_seed(arguments.seed)
     try:
         init = _model(arguments.init, of=arguments.task, flag="--init") if arguments.init else None
         settings_class, network_class = ARCHITECTURES[arguments.task]
-        network = init.network.train() if init else network_class(settings_class())
+        fresh = settings_class(**FRESH.get((arguments.task, arguments.preset), {}))
+        network = init.network.train() if init else network_class(fresh)
         settings = _fitted_to(network, settings, arguments)
         lesson = _lesson(arguments, network=network, settings=settings)
         fitted = fit.fit(
@@ -266,19 +265,6 @@ def _check_data(arguments: argparse.Namespace) -> None:
         raise Stop(ExitCode.USAGE, f"--data {SHAPES} is for deepqsm; a folder of that name is ./{SHAPES}")
     if arguments.fields == "measured":
         raise Stop(ExitCode.USAGE, f"--fields measured: {SHAPES} have none; leave out --data {SHAPES}")
-
-
-def _check_folder(out: Path, *, resume: bool, first: bool) -> None:
-    """Stop if what is there would be overwritten."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise Stop(ExitCode.CANNOT_WRITE, f"cannot write to {out}: {error.strerror}") from error
-    if occupied and first and not resume:
-        raise Stop(
-            ExitCode.CANNOT_WRITE, f"{out} is not empty; name a new folder, or --resume to go on in it"
-        )
 
 
 def _run_settings(arguments: argparse.Namespace) -> "RunSettings":

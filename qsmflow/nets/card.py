@@ -157,6 +157,24 @@ class ModelCard:
             if getattr(self, name) != UNITS:
                 raise ValueError(f"{name} are {getattr(self, name)!r}; networks work on {UNITS}")
 
+    @classmethod
+    def untrained(cls, architecture: str, settings: Mapping[str, Any] | None = None, **known) -> "ModelCard":
+        """Card of a network with fresh weights; what is ``known`` of it replaces what is told of those."""
+        nothing = {
+            "name": f"untrained-{architecture}",
+            "summary": "Untrained.",
+            "voxel_range": VoxelRange(finest=0.5, coarsest=10.0, anisotropy=5.0),
+            "data": {},
+            "seeds": {},
+            "steps": 0,
+            "hours": 0.0,
+            "hardware": "none",
+            "command": "none",
+            "scores": {},
+            "limits": (),
+        }
+        return cls(architecture=architecture, settings=dict(settings or {}), **nothing | known)
+
     def build(self):
         """The network with fresh weights."""
         settings_class, network_class = ARCHITECTURES[self.architecture]

@@ -1,7 +1,8 @@
 """3-D U-Net of double 3×3×3 convolutions (Çiçek et al. 2016, 10.1007/978-3-319-46723-8_49)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 #: Slope of the rectifiers below zero. Where little can be learned at first, plain ones all die.
 LEAK = 0.1
+#: Edges of the cubes whose means a kernel takes in, voxels.
+CUBES = (3, 5)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class UNetSettings:
     scale : float
         The network computes on numbers this many times those that come in and go out: 10 brings ppm of
         tissue near one.
+    reach : tuple of int
+        Distances, in voxels along each axis, of the neighbours whose differences from a voxel are weighed
+        and added to it, with those of the means around it and of zero. The network gives the weights then,
+        as in kernel-predicting networks (Bako et al. 2017, 10.1145/3072959.3073708), and no voxel is far
+        from what lies around it. Without any, it gives what is added itself.
+
+    Raises
+    ------
+    ValueError
+        If neighbours are to be weighed where there is more than one map, or where nothing is added.
 
     Examples
     --------
@@ -43,6 +56,11 @@ class UNetSettings:
     fold: int = 2
     residual: bool = True
     scale: float = 10.0
+    reach: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if self.reach and not (self.residual and self.out_channels == 1):
+            raise ValueError("reach needs residual and one out_channel")
 
     @property
     def stride(self) -> int:
@@ -80,7 +98,8 @@ class UNet(nn.Module):
             nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.decoders = nn.ModuleList(_double_convolution(2 * fine, fine) for fine in widths[:-1])
-        self.head = nn.Conv3d(widths[0], folded * settings.out_channels, kernel_size=1)
+        maps = 6 * len(settings.reach) + len(CUBES) + 1 if settings.reach else settings.out_channels
+        self.head = nn.Conv3d(widths[0], folded * maps, kernel_size=1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=LEAK)
@@ -101,9 +120,36 @@ class UNet(nn.Module):
         for level in reversed(range(len(skipped))):
             features = self.upsamplers[level](features)
             features = self.decoders[level](torch.cat([skipped[level], features], dim=1))
+        learned = self.head(features)
+        unchanged = image[:, : settings.out_channels]
+        if settings.reach:
+            learned = _weighted(learned, _differences(unchanged, settings.reach), fold=settings.fold)
         # What is added may be rounded to bfloat16; what it is added to may not.
-        learned = _unfolded(self.head(features).to(image.dtype), settings.fold) / settings.scale
-        return image[:, : settings.out_channels] + learned if settings.residual else learned
+        learned = _unfolded(learned.to(image.dtype), settings.fold)
+        if settings.reach:
+            return unchanged + learned
+        learned = learned / settings.scale
+        return unchanged + learned if settings.residual else learned
+
+
+def _weighted(weights: Tensor, maps: Iterator[Tensor], *, fold: int) -> Tensor:
+    """Sum of the maps, each (b, 1, x, y, z), times their folded weights (b, n·fold³, ...), folded."""
+    total = 0
+    for weight, image in zip(weights.split(fold**3, dim=1), maps, strict=True):
+        total = total + weight * _folded(image.to(weights.dtype), fold)
+    return total
+
+
+def _differences(image: Tensor, reach: tuple[int, ...]) -> Iterator[Tensor]:
+    """What lies around each voxel of (b, 1, x, y, z), less its own value; zero lies beyond the edges."""
+    yield -image
+    for edge in CUBES:
+        yield F.avg_pool3d(image, edge, stride=1, padding=edge // 2) - image
+    for axis, step in product((2, 3, 4), reach):
+        size = image.shape[axis]
+        padded = F.pad(image, [step if axis == 4 - index // 2 else 0 for index in range(6)])
+        for start in (0, 2 * step):
+            yield padded.narrow(axis, start, size) - image
 
 
 def _double_convolution(before: int, after: int) -> nn.Sequential:

@@ -1,26 +1,27 @@
 """Local fields of shapes and heads of known susceptibility, made on the fly: DeepQSM learns from them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import count
 from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from qsmflow.core.dipole import dipole_kernel
 from qsmflow.core.fourier import frequencies, good_size
 from qsmflow.sim.canvas import LABELS
 from qsmflow.sim.random_shapes import ShapeSettings, draw_shapes, render_shapes
+from qsmflow.train.lessons import Batch, Stream
 
 #: Tissues whose fibres make susceptibility depend on direction.
 WHITE_MATTER = tuple(LABELS[name] for name in ("white matter", "corpus callosum", "optic radiation"))
 #: Share of an edge that is added in zeros before a convolution.
 _PADDING = 0.3
+#: Share of a sample that must lie in the mask, and how often one is drawn for it.
+_MASK_SHARE, _TRIES = 0.1, 100
 
 
 @dataclass(frozen=True)
@@ -218,13 +219,11 @@ class HeadSources:
         return Sources(_demeaned(made[0], inside), inside * made[1], inside, white_matter=inside * made[3])
 
 
-class FieldBatches(IterableDataset):
-    """Endless batches of fields and what made them.
+class FieldBatches(Stream):
+    """Batches of fields and what made them.
 
     A batch is a dictionary of ``field``, ``mask`` and ``susceptibility`` (b, 1, x, y, z), fields and
-    susceptibility in ppm, and ``kernel`` (b, gx, gy, gz // 2 + 1); give it to a ``DataLoader`` with
-    ``batch_size=None``. Batch i depends on the seed and on i alone, so a stream goes on where it stopped;
-    workers and ranks take turns.
+    susceptibility in ppm, and ``kernel`` (b, gx, gy, gz // 2 + 1).
 
     Parameters
     ----------
@@ -235,10 +234,6 @@ class FieldBatches(IterableDataset):
     settings : FieldSettings
     batch_size : int
     seed : int
-    start : int
-        First batch.
-    rank, ranks : int
-        Of several processes that train together.
 
     Examples
     --------
@@ -256,26 +251,15 @@ class FieldBatches(IterableDataset):
         settings: FieldSettings,
         batch_size: int,
         seed: int,
-        start: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
     ):
+        super().__init__(seed=seed)
         self.makers = tuple(makers)
         self.shares = np.asarray(weights, dtype=float) / np.sum(weights)
         self.settings = settings
         self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        self.rank, self.ranks = rank, ranks
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for index in count(self.start + number, workers):
-            yield self.batch(index * self.ranks + self.rank)
-
-    def batch(self, index: int) -> dict[str, Tensor]:
-        """The batch of an index."""
+    def batch(self, index: int) -> Batch:
+        """See :class:`qsmflow.train.lessons.Stream`."""
         rng = np.random.default_rng([self.seed, index])
         geometry = draw_geometry(self.settings, rng)
         samples = [self._sample(geometry, rng) for _ in range(self.batch_size)]
@@ -286,11 +270,11 @@ class FieldBatches(IterableDataset):
         }
 
     def _sample(self, geometry: Geometry, rng: np.random.Generator) -> dict[str, Tensor]:
-        while True:
+        for _ in range(_TRIES):
             maker = self.makers[rng.choice(len(self.makers), p=self.shares)]
             sources = maker.draw(geometry, self.settings, rng)
             # A corner of a head may hold too little of it to learn from.
-            if sources.mask.mean() > 0.1:
+            if sources.mask.mean() > _MASK_SHARE:
                 break
         measured = sources.field
         if rng.random() >= self.settings.flawless:

@@ -39,6 +39,7 @@ from qsmflow.train.volumes import (
     load_image,
     mask_path,
     read_mask,
+    read_on_grid,
     read_volume,
     stem_of,
     subject_of,
@@ -178,7 +179,7 @@ def load_measured(path: Path) -> Measured:
     field_path = _field_path(path)
     chi = read_volume(path)
     mask = read_mask(chi)
-    local = check_grid(read_volume(field_path), chi).values * _to_ppm(field_path)
+    local = read_on_grid(field_path, like=chi).values * _to_ppm(field_path)
     box = bounding_box(mask)
     if not mask.any():
         raise UnusableData(f"{mask_path(path)} is empty")

@@ -11,8 +11,12 @@ from qsmflow.nets.tiling import channels_last
 from qsmflow.train.lessons import Batch
 from qsmflow.train.settings import TrainingSettings
 
-#: Error that the relative loss takes for none, in the network's own numbers: 0.005 ppm by their usual scale.
-FLOOR = 0.05
+#: Error that the relative loss takes for none, in the network's own numbers: 0.003 ppm by their usual scale.
+FLOOR = 0.03
+#: And as a share of the map that was given: what lies where sinuses end may be a hundred times the floor.
+TOLERANCE = 0.05
+#: Below the root of the relative loss, for its slope at zero.
+TINY = 1e-6
 
 
 class MapTraining(pl.LightningModule):
@@ -56,7 +60,8 @@ class MapTraining(pl.LightningModule):
         """Loss of a batch, in units of the network's own numbers."""
         scale, truth = self.network.settings.scale, self.truth(batch)
         error = scale * (self.predict(batch).float() - truth)
-        before = scale * (self.given(batch) - truth)
+        given = scale * self.given(batch)
+        before = torch.cat([given - scale * truth, TOLERANCE * given], dim=1)
         settings = self.training_settings
         return total_loss(error, before, batch["mask"], kind=settings.loss, sharpness=settings.sharpness)
 
@@ -131,13 +136,14 @@ def absolute_error(error: Tensor, before: Tensor, mask: Tensor) -> Tensor:
 
 
 def relative_error(error: Tensor, before: Tensor, mask: Tensor) -> Tensor:
-    """Mean over samples of Σ e² / Σ (e₀² + floor²) in the mask: what is left of the squared error before.
+    """Mean over samples of √(Σ e² / Σ (e₀² + floor²)) in the mask: what is left of the errors before.
 
     So a sample with small artefacts counts as much as one with large ones, down to the floor.
     """
     axes = tuple(range(1, error.dim()))
     left = (error.square() * mask).sum(axes)
-    return (left / ((before.square() + FLOOR**2) * mask).sum(axes).clamp(min=FLOOR**2)).mean()
+    allowed = (before.square() * mask).sum(axes) + FLOOR**2 * mask.sum(axes).clamp(min=1)
+    return (left / allowed + TINY).sqrt().mean() - TINY**0.5
 
 
 #: By the name that settings give it; functions of the error, of that before the network, and of the mask.
@@ -149,8 +155,10 @@ def total_loss(error: Tensor, before: Tensor, mask: Tensor, *, kind: str, sharpn
 
     Parameters
     ----------
-    error, before : Tensor
-        (b, 1, ...), two or three axes; of the map that the network made, and of the one it was given.
+    error : Tensor
+        (b, 1, ...), two or three axes; of the map that the network made.
+    before : Tensor
+        (b, n, ...); what the relative loss measures it by: errors that were there, whose squares add up.
     mask : Tensor
         Of the same shape, zeros and ones.
     kind : str
@@ -169,8 +177,8 @@ def total_loss(error: Tensor, before: Tensor, mask: Tensor, *, kind: str, sharpn
     >>> mask = torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
     >>> round(total_loss(error, error, mask, kind="absolute", sharpness=0).item(), 4)
     1.6667
-    >>> round(total_loss(error, 2 * error, mask, kind="relative", sharpness=0).item(), 3)
-    0.25
+    >>> round(total_loss(error, 2 * error, mask, kind="relative", sharpness=0).item(), 2)
+    0.5
     """
     loss = LOSSES[kind]
     total = loss(error, before, mask)

@@ -23,10 +23,10 @@ from qsmflow.train.volumes import (
     UnusableData,
     Volume,
     bounding_box,
-    check_grid,
     entities_of,
     find_maps,
     read_mask,
+    read_on_grid,
     read_volume,
     subject_of,
 )
@@ -177,7 +177,7 @@ def _load_session(files: PairFiles) -> tuple[list[Pair], Pair]:
 
     moved = []
     for path in files.moved:
-        volume = check_grid(read_volume(path), reference)
+        volume = read_on_grid(path, like=reference)
         mask = inside & read_mask(volume)
         moved.append(pair(volume, mask, torch.from_numpy(volume.values[box]).half()))
     return moved, pair(reference, inside, truth)

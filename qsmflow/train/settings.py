@@ -57,7 +57,7 @@ class TrainingSettings:
     average: float = 0.999
     loss: str = "relative"
     sharpness: float = 0.5
-    still_share: float = 0.15
+    still_share: float = 0.25
     augments: bool = True
 
     def __post_init__(self):
@@ -87,7 +87,7 @@ _PAPER = {
 PRESETS = {
     "deepqsm": {"default": TrainingSettings(batch_size=2, patch_size=None)},
     "unet": {
-        "default": TrainingSettings(batch_size=2, patch_size=(96, 96, 48)),
+        "default": TrainingSettings(batch_size=2, patch_size=(64, 64, 48)),
         "paper": TrainingSettings(batch_size=28, patch_size=(128, 128, 32), **_PAPER),
     },
     "prenet": {
@@ -95,3 +95,5 @@ PRESETS = {
         "paper": TrainingSettings(batch_size=60, patch_size=(128, 128, 1), **_PAPER),
     },
 }
+#: Settings of fresh networks by name and preset, where they are not the architecture's own.
+FRESH = {("unet", "default"): {"reach": (1, 2, 3, 5)}}

@@ -10,6 +10,8 @@ from nibabel.filebasedimages import ImageFileError
 
 #: That read files at a time.
 READING_THREADS = 4
+#: Farthest that corners of two grids may lie apart, in voxels.
+_SAME_GRID = 0.1
 
 
 class UnusableData(ValueError):
@@ -78,18 +80,31 @@ def check_grid(volume: Volume, reference: Volume) -> Volume:
     """The volume, if it lies on the grid of another one."""
     if volume.values.shape != reference.values.shape:
         differ = f"{volume.values.shape} and {reference.values.shape} voxels"
-    elif not np.allclose(volume.affine, reference.affine, atol=1e-2):
+    elif _farthest_corner(volume, reference) > _SAME_GRID * min(reference.voxel_size):
         differ = "different affines"
     else:
         return volume
     raise UnusableData(
-        f"{reference.path} and {volume.path} lie on different grids ({differ}); resample one to the other"
+        f"{reference.path} and {volume.path} lie on different grids ({differ}); resample one to the other, "
+        "or copy the affine if only a header is wrong"
     )
+
+
+def _farthest_corner(volume: Volume, reference: Volume) -> float:
+    """Millimetres between the same corner of two grids of one shape."""
+    corners = np.array([[0, 0, 0], np.array(volume.values.shape) - 1])
+    ours, theirs = (nib.affines.apply_affine(one.affine, corners) for one in (volume, reference))
+    return float(np.abs(ours - theirs).max())
+
+
+def read_on_grid(path: Path, *, like: Volume) -> Volume:
+    """Read an image that must lie on the grid of another one; errors as in :func:`read_volume`."""
+    return check_grid(read_volume(path), like)
 
 
 def read_mask(volume: Volume) -> np.ndarray:
     """Brain mask that lies beside a map, on its grid."""
-    return check_grid(read_volume(mask_path(volume.path)), volume).values > 0.5
+    return read_on_grid(mask_path(volume.path), like=volume).values > 0.5
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -15,7 +15,7 @@ from qsmflow.cli.experiments import build_parser, check_arguments, held_out_seed
 from qsmflow.core.dipole import dipole_field
 from qsmflow.core.inversion.tkd import invert_tkd
 from qsmflow.core.metrics import nrmse
-from qsmflow.nets.bundle import ModelCard, VoxelRange, save_bundle
+from qsmflow.nets.bundle import ModelCard, save_bundle
 from qsmflow.train.experiments.scans import ScannedMap, SubjectScans
 from qsmflow.train.splits import split_subjects
 
@@ -36,21 +36,7 @@ def models(tmp_path_factory) -> dict[str, str]:
     }
     folder = tmp_path_factory.mktemp("models")
     for architecture, own in settings.items():
-        card = ModelCard(
-            name=f"fresh-{architecture}",
-            summary="For tests.",
-            architecture=architecture,
-            settings=own,
-            voxel_range=VoxelRange(finest=0.5, coarsest=10, anisotropy=5),
-            data={},
-            seeds={},
-            steps=0,
-            hours=0,
-            hardware="none",
-            command="none",
-            scores={},
-            limits=(),
-        )
+        card = ModelCard.untrained(architecture, own)
         save_bundle(folder / architecture, card.build(), card)
     return {architecture: str(folder / architecture) for architecture in settings}
 

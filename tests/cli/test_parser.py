@@ -2,10 +2,10 @@
 
 import pytest
 
+from qsmflow.cli.arguments import memory
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.finalise import settings_toml
 from qsmflow.cli.parser import parse_settings
-from qsmflow.cli.resources import parse_memory
 
 BASE = ["in", "out", "participant"]
 
@@ -15,7 +15,7 @@ BASE = ["in", "out", "participant"]
     [("1.5G", 1.5), ("8g", 8), ("4000", 4), ("500M", 0.5), ("2GiB", 2), (".5T", 500), (" 3 GB ", 3)],
 )
 def test_memory_is_understood(text, gigabytes):
-    assert parse_memory(text) == pytest.approx(gigabytes)
+    assert memory(text) == pytest.approx(gigabytes)
     assert parse_settings([*BASE, "--mem", text]).mem_gb == pytest.approx(gigabytes)
 
 

@@ -10,7 +10,7 @@ import torch
 from qsmflow.cli import train
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.train import build_parser, main, training_settings
-from qsmflow.nets.bundle import ModelCard, VoxelRange, load_bundle, save_bundle
+from qsmflow.nets.bundle import ModelCard, load_bundle, save_bundle
 from qsmflow.nets.deepqsm import DeepQSM, DeepQSMSettings
 from qsmflow.nets.prenet import PReNet, PReNetSettings
 from qsmflow.nets.unet import UNet, UNetSettings
@@ -66,21 +66,7 @@ def models(tmp_path_factory):
             settings |= {"recursions": 1, "blocks": 1}
         if task == "deepqsm":
             settings |= {"stages": 1}
-        card = ModelCard(
-            name=f"tiny-{task}",
-            summary="Small.",
-            architecture=task,
-            settings=settings,
-            voxel_range=VoxelRange(finest=1, coarsest=1, anisotropy=1),
-            data={},
-            seeds={},
-            steps=0,
-            hours=0,
-            hardware="none",
-            command="none",
-            scores={},
-            limits=(),
-        )
+        card = ModelCard.untrained(task, settings, name=f"tiny-{task}")
         save_bundle(folder / task, network, card)
     return folder
 

@@ -23,20 +23,11 @@ CPU = torch.device("cpu")
 
 def random_bundle(architecture: str, *, amount: float = 0.3, settings: dict | None = None) -> Bundle:
     """A network that does something; a fresh one leaves images as they are."""
-    card = ModelCard(
+    card = ModelCard.untrained(
+        architecture,
+        SETTINGS[architecture] if settings is None else settings,
         name=f"random-{architecture}",
-        summary="Random.",
-        architecture=architecture,
-        settings=SETTINGS[architecture] if settings is None else settings,
         voxel_range=VoxelRange(finest=0.8, coarsest=2.0, anisotropy=2.0),
-        data={},
-        seeds={},
-        steps=0,
-        hours=0,
-        hardware="none",
-        command="none",
-        scores={},
-        limits=(),
     )
     network = card.build().eval()
     for name, parameter in network.named_parameters():

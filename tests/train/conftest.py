@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsmflow.nets.bundle import ModelCard, VoxelRange, load_bundle, save_bundle
+from qsmflow.nets.bundle import ModelCard, load_bundle, save_bundle
 from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.sim.files import write_image, write_json
 
@@ -63,19 +63,5 @@ def changed(pairs, tmp_path):
 def tiny_unet(tmp_path):
     """A bundle of a U-Net that changes nothing yet."""
     network = UNet(UNetSettings(channels=(2, 4)))
-    card = ModelCard(
-        name="tiny",
-        summary="Changes nothing.",
-        architecture="unet",
-        settings={"channels": (2, 4)},
-        voxel_range=VoxelRange(finest=0.5, coarsest=4, anisotropy=4),
-        data={},
-        seeds={},
-        steps=0,
-        hours=0,
-        hardware="none",
-        command="none",
-        scores={},
-        limits=(),
-    )
+    card = ModelCard.untrained("unet", {"channels": (2, 4)}, name="tiny")
     return load_bundle(save_bundle(tmp_path / "tiny", network, card))

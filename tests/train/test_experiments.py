@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qsmflow.core.dipole import dipole_field
-from qsmflow.nets.bundle import Bundle, ModelCard, VoxelRange
+from qsmflow.nets.bundle import Bundle, ModelCard
 from qsmflow.nets.prenet import PReNet, PReNetSettings
 from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.sim.canvas import LABELS
@@ -18,14 +18,13 @@ from qsmflow.sim.protocols import protocol
 from qsmflow.sim.random_shapes import ShapeSettings, stream_shapes
 from qsmflow.train.experiments import deepqsm, inversions, motion, scans
 from qsmflow.train.experiments.figures import BoxFigure, MapFigure, ScatterFigure, draw, error_figure
-from qsmflow.train.experiments.images import read_on_grid
 from qsmflow.train.experiments.measures import MEASURES, measured
 from qsmflow.train.experiments.published import MOTION_SIMULATED, BeforeAfter
 from qsmflow.train.experiments.scans import ScannedMap, SubjectScans, read_scans
 from qsmflow.train.experiments.tables import Column, Table
 from qsmflow.train.motion_data import PairFiles
 from qsmflow.train.reconstruction import Reconstruction
-from qsmflow.train.volumes import UnusableData, read_volume
+from qsmflow.train.volumes import UnusableData, read_on_grid, read_volume
 
 SPACE = {"voxel_size": (1.0, 1.2, 1.5), "b0_direction": (0.0, 0.6, 0.8)}
 AFFINE = np.diag([*SPACE["voxel_size"], 1.0])
@@ -263,31 +262,13 @@ def test_scan_on_another_grid_is_refused(brain, pair):
         motion.on_one_grid(pair.still, elsewhere, {}, subject="sub-01")
 
 
-def card(architecture: str, settings: dict) -> ModelCard:
-    return ModelCard(
-        name=architecture,
-        summary="For tests.",
-        architecture=architecture,
-        settings=settings,
-        voxel_range=VoxelRange(finest=0.5, coarsest=10, anisotropy=5),
-        data={},
-        seeds={},
-        steps=0,
-        hours=0,
-        hardware="none",
-        command="none",
-        scores={},
-        limits=(),
-    )
-
-
 def test_unet_alone_owes_nothing_to_prenet(pair):
     """A fresh U-Net returns its input, and a PReNet that adds a constant is seen in the whole chain only."""
     prenet = PReNet(PReNetSettings(channels=2, recursions=1, blocks=1))
     torch.nn.init.constant_(prenet.exit.bias, 1.0)
     corrections = motion.correctors(
-        Bundle(UNet(UNetSettings(channels=(2, 4))).eval(), card("unet", {"channels": [2, 4]})),
-        Bundle(prenet.eval(), card("prenet", {"channels": 2})),
+        Bundle(UNet(UNetSettings(channels=(2, 4))).eval(), ModelCard.untrained("unet", {"channels": [2, 4]})),
+        Bundle(prenet.eval(), ModelCard.untrained("prenet", {"channels": 2})),
     )
     scan = pair.moved[0]
     alone, whole = (corrections[name](scan) for name in (motion.UNET, motion.WHOLE))

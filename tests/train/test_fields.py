@@ -24,6 +24,7 @@ from qsmflow.train.fields import (
     imperfections,
     smooth_field,
 )
+from qsmflow.train.lessons import positioned
 
 SMALL = FieldSettings(shapes=((16, 16, 12), (12, 16, 16)))
 AXIAL = Geometry((16, 16, 16), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0))
@@ -86,13 +87,17 @@ def test_batches_depend_on_seed_and_index_alone():
     first, again, other = batches().batch(4), batches().batch(4), batches(seed=4).batch(4)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["kernel"], other["kernel"])
-    stream = next(iter(batches(start=4)))
+    stream = next(iter(positioned(batches(), start=4)))
     assert torch.equal(stream["field"], first["field"])
 
 
 def test_ranks_take_turns():
     alone = [batches().batch(index)["field"] for index in range(4)]
-    shared = [next(islice(batches(rank=r, ranks=2), n, None))["field"] for n in range(2) for r in range(2)]
+    shared = [
+        next(islice(positioned(batches(), start=0, rank=r, ranks=2), n, None))["field"]
+        for n in range(2)
+        for r in range(2)
+    ]
     assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Images of the user's own: on one grid, with B0 in the axes that they are read with."""
+"""Images of the user's own, and B0 in the axes that they are read with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,41 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsmflow.train.volumes import UnusableData, Volume, read_volume
-
-#: Farthest that corners of two grids may lie apart, in voxels.
-_SAME_GRID = 0.1
-
-
-def read_on_grid(path: Path, *, like: Volume) -> Volume:
-    """Read an image that must lie on the grid of another one.
-
-    Parameters
-    ----------
-    path : Path
-    like : Volume
-
-    Returns
-    -------
-    Volume
-
-    Raises
-    ------
-    UnusableData
-        If it cannot be read or lies on another grid.
-    """
-    volume = read_volume(path)
-    shape, wanted = volume.values.shape, like.values.shape
-    if shape != wanted:
-        raise UnusableData(f"{path}: {shape} voxels, but {like.path} has {wanted}; resample one of them")
-    corners = np.array([[0, 0, 0], np.array(shape) - 1])
-    ours, theirs = (nib.affines.apply_affine(one.affine, corners) for one in (volume, like))
-    if np.abs(ours - theirs).max() > _SAME_GRID * min(like.voxel_size):
-        raise UnusableData(
-            f"{path}: its affine puts the voxels elsewhere than that of {like.path}; resample one of them, "
-            "or copy the affine if only the header is wrong"
-        )
-    return volume
+from qsmflow.train.volumes import Volume
 
 
 def tensor_of(volume: Volume) -> Tensor:

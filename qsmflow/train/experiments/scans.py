@@ -9,14 +9,20 @@ from torch import Tensor
 
 from qsmflow.core.motion import MotionProfile, RigidPose, draw_motion, scanner_matrix
 from qsmflow.sim.mgre import MgreProtocol, line_times, simulate_mgre
+from qsmflow.sim.study import REPOSITIONING
 from qsmflow.sim.subject import Subject, draw_subject
-from qsmflow.train.experiments.images import read_on_grid, tensor_of
+from qsmflow.train.experiments.images import tensor_of
 from qsmflow.train.motion_data import PairFiles
 from qsmflow.train.reconstruction import reconstruct
-from qsmflow.train.volumes import UnusableData, read_volume
-
-#: mm and degrees along each axis by which a head lies elsewhere in the second scan, at most.
-REPOSITIONING = 4.0
+from qsmflow.train.volumes import (
+    UnusableData,
+    extension_of,
+    mask_path,
+    read_mask,
+    read_on_grid,
+    read_volume,
+    stem_of,
+)
 
 
 @dataclass(frozen=True)
@@ -181,14 +187,14 @@ def _scanned(
 
 
 def _read(path: Path, *, magnitudes: bool) -> ScannedMap:
-    stem = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
+    stem = stem_of(path)
     image = read_volume(path)
-    inside = tensor_of(read_on_grid(path.with_name(f"{stem}_desc-brain_mask.nii.gz"), like=image)) > 0
+    inside = torch.from_numpy(np.ascontiguousarray(read_mask(image)))
     if not inside.any():
-        raise UnusableData(f"{path.with_name(stem)}_desc-brain_mask.nii.gz: the mask is empty")
+        raise UnusableData(f"{mask_path(path)}: the mask is empty")
     magnitude = None
     if magnitudes:
-        beside = path.parent.parent / "fmap" / f"{stem}_desc-local_magnitude.nii.gz"
+        beside = path.parent.parent / "fmap" / f"{stem}_desc-local_magnitude{extension_of(path)}"
         magnitude = tensor_of(read_on_grid(beside, like=image))
     susceptibility = torch.where(inside, tensor_of(image), 0)
     return ScannedMap(stem, susceptibility, inside, image.affine, magnitude)
