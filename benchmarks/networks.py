@@ -26,10 +26,11 @@ def bundle(name: str, *, device: str):
     """A shipped model, or one with random weights."""
     from qsmflow.nets.bundle import load_bundle, save_bundle, shipped_models
     from qsmflow.nets.card import ModelCard
+    from qsmflow.train.settings import FRESH
 
     if name in shipped_models():
         return load_bundle(name, device=device)
-    card = ModelCard.untrained(MODELS[name])
+    card = ModelCard.untrained(MODELS[name], FRESH.get((MODELS[name], "default")))
     with tempfile.TemporaryDirectory() as folder:
         return load_bundle(save_bundle(folder, card.build(), card), device=device)
 

@@ -16,9 +16,9 @@ MARGIN = 2
 EDGE = 8
 #: Slices that PReNet sees cut alike, so that how many fit in memory changes nothing in the result.
 SLICES = 8
-#: Images that a U-Net holds at once, in channels of its widest level, and bytes that PReNet does a pixel and
-#: channel, a tenth above the peaks that benchmarks/networks.py measures.
-UNET_IMAGES, PRENET_BYTES = 7, 80
+#: Images that a U-Net holds at once on its first level, in channels of that, and bytes that PReNet does a
+#: pixel and channel, a tenth above the peaks that were measured.
+UNET_IMAGES, PRENET_BYTES = 10, 80
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Budget:
     Examples
     --------
     >>> from qsmflow.nets.unet import UNet, UNetSettings
-    >>> budget = Budget("small", memory_gb=0.1, held=0)
+    >>> budget = Budget("small", memory_gb=0.16, held=0)
     >>> network = UNet(UNetSettings(channels=(4, 8), fold=1))
     >>> budget.tiles(network, (96, 96, 160), dtype=torch.float32).tile
     (96, 96, 96)
@@ -62,7 +62,9 @@ class Budget:
     def tiles(self, network: nn.Module, size: Sequence[int], *, dtype: torch.dtype) -> Tiles:
         """Tiles for a network with U-Nets."""
         settings = network.settings
-        per_voxel = UNET_IMAGES * settings.channels[0] * dtype.itemsize
+        maps = getattr(settings, "maps", 1)
+        images = UNET_IMAGES * settings.channels[0] / settings.fold**3 + maps
+        per_voxel = images * dtype.itemsize
         smallest = cut(size, stride=settings.stride, max_voxels=0)
         left = self._left(smallest.voxels * per_voxel)
         return cut(size, stride=settings.stride, max_voxels=left / per_voxel)

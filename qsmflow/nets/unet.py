@@ -67,6 +67,11 @@ class UNetSettings:
         """What the edges of an image must be a multiple of."""
         return self.fold * 2 ** (len(self.channels) - 1)
 
+    @property
+    def maps(self) -> int:
+        """Images that come from the last convolution: those that are added, or their weights."""
+        return 6 * len(self.reach) + len(CUBES) + 1 if self.reach else self.out_channels
+
 
 class UNet(nn.Module):
     """Contracting path, expanding path, and skip connections that are concatenated.
@@ -98,8 +103,7 @@ class UNet(nn.Module):
             nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
         )
         self.decoders = nn.ModuleList(_double_convolution(2 * fine, fine) for fine in widths[:-1])
-        maps = 6 * len(settings.reach) + len(CUBES) + 1 if settings.reach else settings.out_channels
-        self.head = nn.Conv3d(widths[0], folded * maps, kernel_size=1)
+        self.head = nn.Conv3d(widths[0], folded * settings.maps, kernel_size=1)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=LEAK)

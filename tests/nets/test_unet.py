@@ -78,3 +78,49 @@ def test_rounding_to_bfloat16_spares_what_passes_through():
         made = network(image)
     assert made.dtype == torch.float32
     assert torch.equal(made, image)
+
+
+def neighbours(reach=(1, 3), **changes) -> UNetSettings:
+    return UNetSettings(channels=(2, 4), reach=reach, **changes)
+
+
+def test_a_fresh_network_that_weighs_neighbours_changes_nothing():
+    image = torch.randn(2, 1, 8, 16, 8)
+    assert torch.equal(UNet(neighbours())(image), image)
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_neighbours_are_weighed_by_what_the_head_gives(fold):
+    """With weights that are the same everywhere the network is a filter."""
+    network = UNet(neighbours(fold=fold))
+    weights = torch.randn(network.settings.maps)
+    with torch.no_grad():
+        network.head.bias.copy_(weights.repeat_interleave(fold**3))
+    image = torch.zeros(1, 1, 16, 16, 16)
+    image[0, 0, 8, 7, 8] = 1
+    answer = network(image).detach()[0, 0]
+    _, small, large, *along = weights.tolist()
+    assert float(answer[8, 7, 8]) == pytest.approx(
+        1 - sum(weights.tolist()) + small / 3**3 + large / 5**3, abs=1e-5
+    )
+    # The voxel before and after it, one and three away, in the order of the axes.
+    cube = small / 27 + large / 125
+    steps = [(1, 0), (-1, 1), (3, 2), (-3, 3)]
+    for axis in range(3):
+        for shift, which in steps:
+            at = [8, 7, 8]
+            at[axis] += shift
+            expected = along[4 * axis + which] + (cube if abs(shift) == 1 else 0)
+            assert float(answer[tuple(at)]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_nothing_comes_from_nothing():
+    network = seeded(neighbours())
+    image = torch.zeros(1, 1, 16, 16, 16)
+    assert not network(image).any()
+
+
+def test_neighbours_need_one_map_that_is_added_to():
+    for wrong in ({"residual": False}, {"out_channels": 2}):
+        with pytest.raises(ValueError, match="reach needs"):
+            neighbours(**wrong)
