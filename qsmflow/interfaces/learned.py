@@ -17,8 +17,8 @@ from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 from qsmflow.nets.bundle import Bundle, load_bundle
 from qsmflow.nets.predict import correct_motion, predict_susceptibility
 
-#: Severity in per cent from which a map counts as moved: the change that the networks make to it, relative
-#: to the map, both without their means.
+#: Severity in per cent from which a map counts as moved: the norm of the artefacts relative to that of the
+#: map, both without their means, as the networks estimate it.
 MOTION_SEVERITY_THRESHOLD = 10.0
 
 
@@ -142,6 +142,7 @@ class CorrectMotion(_NetworkStage):
             voxel_size=frame.voxel_size,
             unet=unet,
             prenet=prenet,
+            least_severity=MOTION_SEVERITY_THRESHOLD if self.inputs.mode == "auto" else 0.0,
             memory_gb=self._memory_gb,
         )
         accepted = self.inputs.mode == "on" or found.severity >= MOTION_SEVERITY_THRESHOLD

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from qsmflow.core.fourier import good_size, voxels_along
 from qsmflow.nets.budget import MARGIN, Budget, slice_groups
 from qsmflow.nets.bundle import Bundle
 from qsmflow.nets.resampling import Frame, framed
+from qsmflow.nets.severity import severity_of
 from qsmflow.nets.tiling import Progress, run_network, run_tiled, usable_precision
 
 #: Zeros in mm along each axis of the dipole's grid: the far field of one side hardly reaches the other.
@@ -53,7 +55,8 @@ class MotionCorrection:
     susceptibility : Tensor
         (x, y, z) in ppm, zero outside the mask; its mean in the mask is the networks' too.
     severity : float
-        Norm of the change over that of the map, both demeaned in the mask, per cent.
+        Norm of the artefacts over that of the map, both demeaned in the mask, per cent: as the gauge of the
+        U-Net estimates it, or what the networks changed if it has none.
     precision, tiles, resampled_to
         As in :class:`Prediction`.
     """
@@ -63,6 +66,32 @@ class MotionCorrection:
     precision: str
     tiles: int
     resampled_to: tuple[float, ...] | None
+
+
+def told_severity(
+    network: nn.Module, image: Tensor, *, mask: Tensor, dtype: torch.dtype
+) -> tuple[Callable[[Tensor], Tensor], float | None]:
+    """A U-Net that has been told how much motion there is, and what it was told.
+
+    Parameters
+    ----------
+    network : nn.Module
+        U-Net, with a gauge or without.
+    image, mask : Tensor
+        (1, 1, x, y, z), ppm without its mean and zero outside the mask; the mask of ones and zeros.
+    dtype : torch.dtype
+        Of convolutions.
+
+    Returns
+    -------
+    tuple of callable and float or None
+        From a part of the image to what the network makes of it; the severity, or None without a gauge.
+    """
+    if not network.settings.severity:
+        return network, None
+    with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        severity = severity_of(network.severity(image, mask=mask))
+    return partial(network, severity=severity), float(severity)
 
 
 @torch.inference_mode()
@@ -151,6 +180,7 @@ def correct_motion(
     voxel_size: Sequence[float],
     unet: Bundle,
     prenet: Bundle,
+    least_severity: float = 0.0,
     memory_gb: float | None = None,
     precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -170,6 +200,8 @@ def correct_motion(
         Voxel edge lengths in mm.
     unet, prenet : Bundle
         With a ``unet`` and a ``prenet``, on the same device, where it is computed.
+    least_severity : float
+        Per cent. If the U-Net's gauge finds less, the map is returned as it is.
     memory_gb, precision, progress
         As in :func:`predict_susceptibility`.
 
@@ -207,7 +239,11 @@ def correct_motion(
     batches = budget.batches(slice_network, slice_groups(known[0, 0]))
     steps = Progress(tiles.count + len(batches), progress)
     moved = _padded(torch.where(frame.mask, frame.image - level, 0), size)
-    still = known * run_tiled(volume_network, moved, tiles=tiles, dtype=dtype, progress=steps)
+    told, severity = told_severity(volume_network, moved, mask=known, dtype=dtype)
+    if severity is not None and 100 * severity < least_severity:
+        unchanged = torch.where(mask.bool(), susceptibility, 0)
+        return MotionCorrection(unchanged, 100 * severity, _name(dtype), 0, frame.resampled_to)
+    still = known * run_tiled(told, moved, tiles=tiles, dtype=dtype, progress=steps)
     refined = torch.zeros_like(still)
     for batch in batches:
         slices = still[0, 0][batch].permute(2, 0, 1)[:, None]  # (b, 1, h, w)
@@ -219,8 +255,9 @@ def correct_motion(
     change = uncropped(change, box=frame.box, shape=mask.shape).to(mask.device)
     inside = mask.bool()
     corrected = torch.where(inside, susceptibility, 0) + change
-    severity = _severity(change[inside], susceptibility[inside])
-    return MotionCorrection(corrected, severity, _name(dtype), tiles.count, frame.resampled_to)
+    changed = _changed(change[inside], susceptibility[inside])
+    percent = changed if severity is None else 100 * severity
+    return MotionCorrection(corrected, percent, _name(dtype), tiles.count, frame.resampled_to)
 
 
 def _checked(bundle: Bundle, architecture: str) -> nn.Module:
@@ -254,7 +291,7 @@ def _dipole_grid(frame: Frame, size: Sequence[int]) -> tuple[int, ...]:
     return good_size(size, padding=[max(part + zeros - padded, 0) for part, zeros, padded in pairs])
 
 
-def _severity(change: Tensor, values: Tensor) -> float:
+def _changed(change: Tensor, values: Tensor) -> float:
     """Norm of a change over that of the values, both demeaned, per cent."""
     whole = float((values - values.mean()).double().norm())
     if not whole:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Slope of the rectifiers below zero. Where little can be learned at first, plain ones all die.
-LEAK = 0.1
+from qsmflow.nets.blocks import LEAK, double_convolution, folded, unfolded
+from qsmflow.nets.severity import SeverityGauge
+
 #: Edges of the cubes whose means a kernel takes in, voxels.
 CUBES = (3, 5)
 
@@ -38,11 +39,15 @@ class UNetSettings:
         and added to it, with those of the means around it and of zero. The network gives the weights then,
         as in kernel-predicting networks (Bako et al. 2017, 10.1145/3072959.3073708), and no voxel is far
         from what lies around it. Without any, it gives what is added itself.
+    severity : tuple of int
+        Channels of the :class:`qsmflow.nets.severity.SeverityGauge` that tells the network how much motion
+        there is in the whole, which a part of it hardly shows; none: it is not told.
 
     Raises
     ------
     ValueError
-        If neighbours are to be weighed where there is more than one map, or where nothing is added.
+        If neighbours are to be weighed where there is more than one map, or where nothing is added, or
+        severity gauged in more than one map.
 
     Examples
     --------
@@ -57,8 +62,11 @@ class UNetSettings:
     residual: bool = True
     scale: float = 10.0
     reach: tuple[int, ...] = ()
+    severity: tuple[int, ...] = ()
 
     def __post_init__(self):
+        if self.severity and self.in_channels != 1:
+            raise ValueError("severity needs one in_channel")
         if self.reach and not (self.residual and self.out_channels == 1):
             raise ValueError("reach needs residual and one out_channel")
 
@@ -94,16 +102,16 @@ class UNet(nn.Module):
     def __init__(self, settings: UNetSettings):
         super().__init__()
         self.settings = settings
-        widths, folded = settings.channels, settings.fold**3
-        self.encoders = nn.ModuleList(
-            _double_convolution(before, after)
-            for before, after in zip((folded * settings.in_channels, *widths[:-1]), widths, strict=True)
-        )
+        widths, block = settings.channels, settings.fold**3
+        seen = settings.in_channels + bool(settings.severity)
+        self.encoders = nn.ModuleList(map(double_convolution, (block * seen, *widths[:-1]), widths))
         self.upsamplers = nn.ModuleList(
             nn.ConvTranspose3d(coarse, fine, kernel_size=2, stride=2) for fine, coarse in pairwise(widths)
         )
-        self.decoders = nn.ModuleList(_double_convolution(2 * fine, fine) for fine in widths[:-1])
-        self.head = nn.Conv3d(widths[0], folded * settings.maps, kernel_size=1)
+        self.decoders = nn.ModuleList(double_convolution(2 * fine, fine) for fine in widths[:-1])
+        self.head = nn.Conv3d(widths[0], block * settings.maps, kernel_size=1)
+        if settings.severity:
+            self.gauge = SeverityGauge(settings.severity, fold=settings.fold)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=LEAK)
@@ -111,10 +119,31 @@ class UNet(nn.Module):
         if settings.residual:
             nn.init.zeros_(self.head.weight)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (b, in, x, y, z) to (b, out, x, y, z); edges are multiples of ``settings.stride``."""
+    def severity(self, image: Tensor, *, mask: Tensor) -> Tensor:
+        """Logarithms of the severity of motion in each image (b, 1, x, y, z), by the gauge: (b,)."""
+        return self.gauge(image * self.settings.scale, mask=mask)
+
+    def forward(self, image: Tensor, *, severity: Tensor | None = None) -> Tensor:
+        """Apply the network.
+
+        Parameters
+        ----------
+        image : Tensor
+            (b, in, x, y, z); edges are multiples of ``settings.stride``.
+        severity : Tensor, optional
+            (b,) or a scalar; needed by a network with a gauge.
+
+        Returns
+        -------
+        Tensor
+            (b, out, x, y, z).
+        """
         settings = self.settings
-        features = _folded(image * settings.scale, settings.fold)
+        seen = image * settings.scale
+        if settings.severity:
+            told = severity.to(image.dtype).reshape(-1, 1, 1, 1, 1).expand_as(image)
+            seen = torch.cat([seen, told], dim=1)
+        features = folded(seen, settings.fold)
         skipped = []
         for encode in self.encoders[:-1]:
             features = encode(features)  # (b, channels[level], x / 2^level, ...)
@@ -129,7 +158,7 @@ class UNet(nn.Module):
         if settings.reach:
             learned = _weighted(learned, _differences(unchanged, settings.reach), fold=settings.fold)
         # What is added may be rounded to bfloat16; what it is added to may not.
-        learned = _unfolded(learned.to(image.dtype), settings.fold)
+        learned = unfolded(learned.to(image.dtype), settings.fold)
         if settings.reach:
             return unchanged + learned
         learned = learned / settings.scale
@@ -140,7 +169,7 @@ def _weighted(weights: Tensor, maps: Iterator[Tensor], *, fold: int) -> Tensor:
     """Sum of the maps, each (b, 1, x, y, z), times their folded weights (b, n·fold³, ...), folded."""
     total = 0
     for weight, image in zip(weights.split(fold**3, dim=1), maps, strict=True):
-        total = total + weight * _folded(image.to(weights.dtype), fold)
+        total = total + weight * folded(image.to(weights.dtype), fold)
     return total
 
 
@@ -154,31 +183,3 @@ def _differences(image: Tensor, reach: tuple[int, ...]) -> Iterator[Tensor]:
         padded = F.pad(image, [step if axis == 4 - index // 2 else 0 for index in range(6)])
         for start in (0, 2 * step):
             yield padded.narrow(axis, start, size) - image
-
-
-def _double_convolution(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(before, after, kernel_size=3, padding=1),
-        nn.LeakyReLU(LEAK, inplace=True),
-        nn.Conv3d(after, after, kernel_size=3, padding=1),
-        nn.LeakyReLU(LEAK, inplace=True),
-    )
-
-
-def _folded(image: Tensor, edge: int) -> Tensor:
-    """Blocks of voxels as channels: (b, c, x, y, z) to (b, c·edge³, x / edge, y / edge, z / edge)."""
-    if edge == 1:
-        return image
-    for axis in (2, 4, 6):
-        image = image.unflatten(axis, (-1, edge))
-    return image.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def _unfolded(image: Tensor, edge: int) -> Tensor:
-    """What :func:`_folded` undoes."""
-    if edge == 1:
-        return image
-    image = image.unflatten(1, (-1, edge, edge, edge)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    for axis in (2, 3, 4):
-        image = image.flatten(axis, axis + 1)
-    return image

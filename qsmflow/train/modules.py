@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qsmflow.core.metrics import nrmse, rmse
+from qsmflow.nets.severity import LEAST, log_severity, severity_of
 from qsmflow.nets.tiling import channels_last
 from qsmflow.train.lessons import Batch
 from qsmflow.train.settings import TrainingSettings
@@ -15,6 +17,8 @@ from qsmflow.train.settings import TrainingSettings
 FLOOR = 0.03
 #: And as a share of the map that was given: what lies where sinuses end may be a hundred times the floor.
 TOLERANCE = 0.05
+#: How far the severity that a U-Net is told lies from the true one, as the SD of its logarithm.
+UNSURE = 0.3
 #: Below the root of the relative loss, for its slope at zero.
 TINY = 1e-6
 
@@ -87,11 +91,34 @@ class MapTraining(pl.LightningModule):
 
 
 class MotionTraining(MapTraining):
-    """Training of a U-Net or a PReNet on pairs."""
+    """Training of a U-Net or a PReNet on pairs, and of the gauge if the U-Net has one.
+
+    While it learns, the U-Net is told the true severity, more or less; later what the gauge says.
+    """
+
+    @property
+    def _has_gauge(self) -> bool:
+        return bool(getattr(self.network.settings, "severity", ()))
 
     def predict(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""
-        return self.network(batch["image"])
+        image = batch["image"]
+        if not self._has_gauge:
+            return self.network(image)
+        if self.training:
+            true = batch["severity"]
+            told = true * (UNSURE * torch.randn_like(true)).exp() + LEAST * torch.rand_like(true)
+        else:
+            told = severity_of(self.network.severity(image, mask=batch["mask"]))
+        return self.network(image, severity=told)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch, and that of the gauge."""
+        loss = super().training_step(batch, batch_idx)
+        if self._has_gauge:
+            gauged = self.network.severity(batch["image"], mask=batch["mask"])
+            loss = loss + F.smooth_l1_loss(gauged, log_severity(batch["severity"]), beta=UNSURE)
+        return loss
 
     def truth(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""

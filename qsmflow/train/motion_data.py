@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qsmflow.nets.bundle import Bundle
+from qsmflow.nets.predict import told_severity
 from qsmflow.nets.tiling import Progress, cut, run_tiled, usable_precision
 from qsmflow.sim.files import write_bytes
 from qsmflow.train.lessons import CONTRAST, Batch, Lesson, Stream, validation_batches
@@ -127,6 +129,12 @@ class Pair:
     truth_mean: float
     voxel_size: tuple[float, ...]
 
+    @cached_property
+    def severity(self) -> float:
+        """Norm of the difference between image and truth over that of the image."""
+        image, truth, _ = self.images()
+        return float((image - truth).norm() / image.norm().clamp(min=1e-9))
+
     def images(self, box: tuple[slice, ...] = (...,)) -> tuple[Tensor, Tensor, Tensor]:
         """Image, truth and mask in a box: float32, without their means, zero outside the mask."""
         mask = self.mask[box].float()
@@ -186,6 +194,8 @@ def _load_session(files: PairFiles) -> tuple[list[Pair], Pair]:
 class PairBatches(Stream):
     """Patches of pairs: ``image``, ``truth`` and ``mask``, (b, 1, x, y, z) or (b, 1, x, y) for slices.
 
+    Beside them ``severity``, (b,), of the whole maps that they are taken from.
+
     Patches lie anywhere with enough of the mask in them; what reaches beyond the volume is zero.
 
     Parameters
@@ -233,15 +243,22 @@ class PairBatches(Stream):
     def batch(self, index: int) -> Batch:
         """See :class:`Stream`."""
         rng = np.random.default_rng([self.seed, index])
-        samples = torch.stack([self._sample(rng) for _ in range(self.batch_size)], dim=1)
+        drawn, samples = [], []
+        for _ in range(self.batch_size):
+            drawn.append(self._drawn(rng))
+            samples.append(self._sample(drawn[-1], rng))
+        samples = torch.stack(samples, dim=1)
         if self.patch_size[2] == 1:
             samples = samples[..., 0]
-        return dict(zip(("image", "truth", "mask"), samples[:, :, None], strict=True))
+        images = dict(zip(("image", "truth", "mask"), samples[:, :, None], strict=True))
+        return images | {"severity": torch.tensor([pair.severity for pair in drawn])}
 
-    def _sample(self, rng: np.random.Generator) -> Tensor:
-        """Image, truth and mask of a patch, (3, x, y, z)."""
+    def _drawn(self, rng: np.random.Generator) -> Pair:
         pairs = self.still if rng.random() < self.still_share else self.pairs
-        pair = pairs[rng.integers(len(pairs))]
+        return pairs[rng.integers(len(pairs))]
+
+    def _sample(self, pair: Pair, rng: np.random.Generator) -> Tensor:
+        """Image, truth and mask of a patch, (3, x, y, z)."""
         swaps = self.augments and rng.random() < 0.5
         size = (*self.patch_size[1::-1], self.patch_size[2]) if swaps else self.patch_size
         first = draw_corner(pair.mask, size, rng)
@@ -392,7 +409,7 @@ class CorrectedPairs:
         padding = [part for both in reversed([(w // 2, w - w // 2) for w in width]) for part in both]
         padded = F.pad(image, padding)[None, None].to(self._unet.device)
         made = run_tiled(
-            self._unet.network,
+            told_severity(self._unet.network, padded, mask=(padded != 0).float(), dtype=self._dtype)[0],
             padded,
             tiles=cut(padded.shape[2:], stride=stride, max_voxels=MOST_VOXELS),
             dtype=self._dtype,

@@ -87,7 +87,7 @@ _PAPER = {
 PRESETS = {
     "deepqsm": {"default": TrainingSettings(batch_size=2, patch_size=None)},
     "unet": {
-        "default": TrainingSettings(batch_size=2, patch_size=(64, 64, 48)),
+        "default": TrainingSettings(batch_size=2, patch_size=(80, 80, 48)),
         "paper": TrainingSettings(batch_size=28, patch_size=(128, 128, 32), **_PAPER),
     },
     "prenet": {
@@ -96,4 +96,4 @@ PRESETS = {
     },
 }
 #: Settings of fresh networks by name and preset, where they are not the architecture's own.
-FRESH = {("unet", "default"): {"reach": (1, 2, 3, 5)}}
+FRESH = {("unet", "default"): {"reach": (1, 2, 3, 5), "severity": (16, 32, 48, 64)}}

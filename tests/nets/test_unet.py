@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from qsmflow.nets.unet import UNet, UNetSettings, _folded, _unfolded
+from qsmflow.nets.blocks import folded, unfolded
+from qsmflow.nets.unet import UNet, UNetSettings
 
 
 def seeded(settings: UNetSettings) -> UNet:
@@ -28,13 +29,13 @@ def test_without_residual_the_image_does_not_pass_through():
 
 def test_folding_is_undone():
     image = torch.randn(2, 3, 4, 6, 8)
-    folded = _folded(image, 2)
-    assert folded.shape == (2, 24, 2, 3, 4)
+    blocks = folded(image, 2)
+    assert blocks.shape == (2, 24, 2, 3, 4)
     # All voxels of one block are channels of one voxel.
     assert torch.equal(
-        folded[1, 8:16, 1, 2, 0].sort().values, image[1, 1, 2:4, 4:6, 0:2].flatten().sort().values
+        blocks[1, 8:16, 1, 2, 0].sort().values, image[1, 1, 2:4, 4:6, 0:2].flatten().sort().values
     )
-    assert torch.equal(_unfolded(folded, 2), image)
+    assert torch.equal(unfolded(blocks, 2), image)
 
 
 @pytest.mark.parametrize("fold", [1, 2])
