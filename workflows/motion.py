@@ -13,8 +13,8 @@ from qsmflow.workflows.memory import PROCESS_GB
 
 _DECISION_PROSE = {
     "auto": (
-        f" Where they changed it by {MOTION_SEVERITY_THRESHOLD:g} % of its norm or more, a corrected map was "
-        "written beside it."
+        f" Where a network estimated artefacts of {MOTION_SEVERITY_THRESHOLD:g} % of its norm "
+        "or more, a corrected map was written beside it."
     ),
     "on": " The corrected map was written beside it.",
 }

@@ -45,8 +45,9 @@ def motion_table(acquisition: Mapping, records: Sequence[Mapping]) -> Markup:
     else:
         figures, threshold = correction["figures"], correction["parameters"]["SeverityThreshold"]
         verdict = Markup(
-            "<p><strong>Severity {} %, {}.</strong> This is by how much the networks change the map; "
-            'from {} % on, <code>auto</code> writes a corrected one.</p>\n<p class="hint">{}</p>\n'
+            "<p><strong>Severity {} %, {}.</strong> This is the size of the artefacts, relative to the "
+            "map, as a network estimates it; from {} % on, <code>auto</code> writes a corrected map.</p>\n"
+            '<p class="hint">{}</p>\n'
         ).format(
             format_value(float(figures["SeverityPercent"])),
             figures["Decision"],

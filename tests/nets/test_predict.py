@@ -11,6 +11,7 @@ from qsmflow.nets.bundle import Bundle, load_bundle, shipped_models
 from qsmflow.nets.card import ModelCard, VoxelRange
 from qsmflow.nets.predict import VOLUME_BYTES, correct_motion, predict_susceptibility
 from qsmflow.nets.resampling import Grid, allowed_grid, resized_in_mask
+from qsmflow.nets.severity import log_severity
 from qsmflow.nets.tiling import Progress, Tiles, cut, run_tiled, usable_precision
 
 SETTINGS = {
@@ -306,3 +307,27 @@ def test_shipped_models_agree_in_tiles_and_in_bfloat16(name):
     assert tiled.tiles > 1
     for other in (fast, tiled):
         assert float((other.susceptibility - whole.susceptibility).abs().max()) < 1e-3
+
+
+def gauged_bundle(severity: float) -> Bundle:
+    """A U-Net that changes the map, with a gauge that says the same of every map."""
+    bundle = random_bundle("unet", settings={"channels": (2, 4), "severity": (2, 3)})
+    judge = bundle.network.gauge.judge[-1]
+    with torch.no_grad():
+        judge.weight.zero_()
+        judge.bias.fill_(float(log_severity(torch.tensor(severity))))
+    return bundle
+
+
+def test_severity_is_what_the_gauge_says():
+    chi, mask = 0.1 * torch.randn(20, 18, 16), ball()
+    found = corrected(chi, mask, unet=gauged_bundle(0.42))
+    assert found.severity == pytest.approx(42, rel=1e-4)
+    assert float((found.susceptibility - chi)[mask].abs().max()) > 1e-3
+
+
+def test_a_map_with_less_than_the_least_severity_is_returned():
+    chi, mask = 0.1 * torch.randn(20, 18, 16), ball()
+    found = corrected(chi, mask, unet=gauged_bundle(0.42), least_severity=43)
+    assert (found.severity, found.tiles) == (pytest.approx(42, rel=1e-4), 0)
+    assert torch.equal(found.susceptibility, torch.where(mask, chi, 0))

@@ -125,3 +125,19 @@ def test_neighbours_need_one_map_that_is_added_to():
     for wrong in ({"residual": False}, {"out_channels": 2}):
         with pytest.raises(ValueError, match="reach needs"):
             neighbours(**wrong)
+
+
+GAUGED = UNetSettings(channels=(2, 4), severity=(3, 5))
+
+
+def test_what_is_told_of_severity_changes_the_result():
+    network = seeded(GAUGED)
+    image = torch.randn(2, 1, 8, 8, 8)
+    mild, severe, mixed = (network(image, severity=torch.tensor(s)).detach() for s in (0.1, 0.9, [0.1, 0.9]))
+    assert float((mild - severe).abs().max()) > 1e-3
+    torch.testing.assert_close(mixed, torch.stack([mild[0], severe[1]]))
+
+
+def test_severity_is_gauged_in_one_map():
+    with pytest.raises(ValueError, match="severity needs"):
+        UNetSettings(in_channels=2, severity=(3, 5))

@@ -5,6 +5,7 @@ import torch
 
 from qsmflow.core.metrics import nrmse, rmse
 from qsmflow.nets.deepqsm import DeepQSM, DeepQSMSettings
+from qsmflow.nets.severity import severity_of
 from qsmflow.nets.unet import UNet, UNetSettings
 from qsmflow.train.fields import FieldBatches, FieldSettings, ShapeSources
 from qsmflow.train.modules import FLOOR, LOSSES, FieldTraining, MotionTraining, total_loss
@@ -80,6 +81,41 @@ def test_validation_names_scores_by_test(monkeypatch):
     assert logged["rmse"] == logged["input_rmse"] == pytest.approx(rmse(image, truth, **inside))
     assert logged["nrmse"] == pytest.approx(nrmse(image, truth, **inside))
     assert logged["still_nrmse"] == 0 and "still_input_nrmse" not in logged
+
+
+@pytest.fixture
+def gauged():
+    """A training of a U-Net with a gauge, and a batch."""
+    module = MotionTraining(UNet(UNetSettings(channels=(2, 4), severity=(2, 3))), SETTINGS)
+    image = torch.rand(2, 1, 8, 8, 8)
+    batch = {"image": image, "truth": image + 0.02, "mask": torch.ones_like(image)}
+    return module, batch | {"severity": torch.tensor([0.0, 0.8])}
+
+
+def test_gauge_learns_the_severity_beside_the_network(gauged):
+    module, batch = gauged
+    learned = torch.optim.Adam(module.network.gauge.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = module.training_step(batch, 0)
+        learned.zero_grad()
+        loss.backward()
+        learned.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    # The error of the map, which the network cannot see, stays.
+    assert losses[-1] > 0.2
+
+
+def test_validation_tells_the_network_what_the_gauge_says(gauged):
+    module, batch = gauged
+    torch.nn.init.normal_(module.network.head.weight)
+    module.eval()
+    with torch.no_grad():
+        told = severity_of(module.network.severity(batch["image"], mask=batch["mask"]))
+        expected = module.network(batch["image"], severity=told)
+        assert torch.equal(module.predict(batch), expected)
+        assert not torch.equal(module.train().predict(batch), expected)
 
 
 def test_field_training_gives_the_network_field_mask_and_kernel():

@@ -99,6 +99,15 @@ def test_corner_lies_within_the_volume():
     assert corners.max(axis=0).tolist() == [5, 0, 0]
 
 
+def test_severity_is_that_of_the_whole_map(pairs):
+    moved, still = load_pairs(find_pairs([pairs])[:1])
+    # Moved maps of this data set are 0.6 times the still one.
+    assert moved[1].severity == pytest.approx(0.4 / 0.6, rel=1e-2)
+    assert still[0].severity == 0
+    drawn = batches(moved[1:], still, still_share=0.5, augments=True).batch(0)["severity"].tolist()
+    assert sorted(set(drawn)) == [0, pytest.approx(moved[1].severity)]
+
+
 def test_slices_lose_their_third_axis():
     assert batches([ramp_pair()], patch_size=(6, 4, 1)).batch(0)["mask"].shape == (8, 1, 6, 4)
 
