@@ -9,13 +9,20 @@ from qsmflow.nets.blocks import LEAK, double_convolution, folded
 #: Severity that is taken for none: the logarithm of smaller ones would be of noise.
 LEAST = 0.05
 _HIDDEN = 64
+#: Axes of a volume in a batch.
+_SPACE = (2, 3, 4)
+#: Least norm that a map is divided by, ppm, and largest value that is left then: what lies beside sinuses
+#: would drown the rest.
+_FAINT, _OUTLIER = 1e-3, 8.0
+_LEAST_VARIANCE = 1e-4
 
 
 class SeverityGauge(nn.Module):
     """Estimates the severity of motion: the norm of its artefacts over that of the map.
 
-    Double convolutions and pooling, then mean and standard deviation of the features within the mask. So it
-    takes a map of any size, and the patches that it learns from look to it like maps.
+    Double convolutions and pooling; of the features on each level, mean and variance within the mask. So it
+    takes a map of any size, and the patches that it learns from look to it like maps. As severity is a share,
+    the map is divided by its norm, and logarithms of variances make ratios of them easy to learn.
 
     Parameters
     ----------
@@ -34,10 +41,9 @@ class SeverityGauge(nn.Module):
     def __init__(self, channels: tuple[int, ...], *, fold: int):
         super().__init__()
         self.fold = fold
-        before = (fold**3, *channels[:-1])
-        self.encoders = nn.ModuleList(map(double_convolution, before, channels))
+        self.encoders = nn.ModuleList(map(double_convolution, (fold**3, *channels), channels))
         self.judge = nn.Sequential(
-            nn.Linear(2 * channels[-1], _HIDDEN), nn.LeakyReLU(LEAK), nn.Linear(_HIDDEN, 1)
+            nn.Linear(2 * sum(channels), _HIDDEN), nn.LeakyReLU(LEAK), nn.Linear(_HIDDEN, 1)
         )
 
     def forward(self, image: Tensor, *, mask: Tensor) -> Tensor:
@@ -46,7 +52,8 @@ class SeverityGauge(nn.Module):
         Parameters
         ----------
         image : Tensor
-            (b, 1, x, y, z), near one; edges are multiples of the U-Net's stride.
+            (b, 1, x, y, z), without its mean, zero outside the mask; edges are multiples of the U-Net's
+            stride.
         mask : Tensor
             The same shape, ones and zeros.
 
@@ -55,16 +62,22 @@ class SeverityGauge(nn.Module):
         Tensor
             (b,), float32.
         """
-        features = folded(image, self.fold)
+        variance = image.square().sum(_SPACE, keepdim=True) / mask.sum(_SPACE, keepdim=True).clamp(min=1)
+        features = folded((image / variance.sqrt().clamp(min=_FAINT)).clamp(-_OUTLIER, _OUTLIER), self.fold)
+        found = []
         for level, encode in enumerate(self.encoders):
             features = encode(F.max_pool3d(features, kernel_size=2) if level else features)
-        features = features.float()
-        weight = F.adaptive_avg_pool3d(mask, features.shape[2:])
-        weight = weight / weight.sum(dim=(2, 3, 4), keepdim=True).clamp(min=1e-6)
-        mean = (features * weight).sum(dim=(2, 3, 4), keepdim=True)
-        variance = ((features - mean).square() * weight).sum(dim=(2, 3, 4))
-        spread = variance.clamp(min=1e-8).sqrt()
-        return self.judge(torch.cat([mean.flatten(1), spread], dim=1))[:, 0].float()
+            found += _statistics(features.float(), mask)
+        return self.judge(torch.cat(found, dim=1))[:, 0].float()
+
+
+def _statistics(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each feature in the mask, and half the logarithm of its variance: (b, channels)."""
+    weight = F.adaptive_avg_pool3d(mask, features.shape[2:])
+    weight = weight / weight.sum(_SPACE, keepdim=True).clamp(min=1e-6)
+    mean = (features * weight).sum(_SPACE, keepdim=True)
+    variance = ((features - mean).square() * weight).sum(_SPACE)
+    return mean.flatten(1), (variance + _LEAST_VARIANCE).log() / 2
 
 
 def log_severity(severity: Tensor) -> Tensor:

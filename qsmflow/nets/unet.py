@@ -121,7 +121,7 @@ class UNet(nn.Module):
 
     def severity(self, image: Tensor, *, mask: Tensor) -> Tensor:
         """Logarithms of the severity of motion in each image (b, 1, x, y, z), by the gauge: (b,)."""
-        return self.gauge(image * self.settings.scale, mask=mask)
+        return self.gauge(image, mask=mask)
 
     def forward(self, image: Tensor, *, severity: Tensor | None = None) -> Tensor:
         """Apply the network.

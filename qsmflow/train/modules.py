@@ -115,10 +115,13 @@ class MotionTraining(MapTraining):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch, and that of the gauge."""
         loss = super().training_step(batch, batch_idx)
-        if self._has_gauge:
-            gauged = self.network.severity(batch["image"], mask=batch["mask"])
-            loss = loss + F.smooth_l1_loss(gauged, log_severity(batch["severity"]), beta=UNSURE)
-        return loss
+        if not self._has_gauge:
+            return loss
+        # The same patch moved and still: what differs is motion.
+        images, masks = torch.cat([batch["image"], batch["truth"]]), batch["mask"].repeat(2, 1, 1, 1, 1)
+        severity = torch.cat([batch["severity"], torch.zeros_like(batch["severity"])])
+        gauged = self.network.severity(images, mask=masks)
+        return loss + F.smooth_l1_loss(gauged, log_severity(severity), beta=UNSURE)
 
     def truth(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""

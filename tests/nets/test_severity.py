@@ -11,13 +11,19 @@ def gauge() -> SeverityGauge:
     return SeverityGauge((4, 6), fold=2).eval()
 
 
-def test_what_lies_outside_the_mask_does_not_count(gauge):
-    """Far from the mask, beyond the reach of the convolutions."""
-    image, mask = torch.randn(1, 1, 48, 8, 8), torch.zeros(1, 1, 48, 8, 8)
+def test_zeros_around_do_not_count(gauge):
+    """Beyond the reach of the convolutions."""
+    mask = torch.zeros(1, 1, 48, 8, 8)
     mask[:, :, :8] = 1
-    other = image.clone()
-    other[:, :, 32:] = 100
-    torch.testing.assert_close(gauge(other, mask=mask), gauge(image, mask=mask))
+    image = mask * torch.randn(mask.shape)
+    wide, within = (torch.cat([one, torch.zeros_like(one)], dim=2) for one in (image, mask))
+    torch.testing.assert_close(gauge(wide, mask=within), gauge(image, mask=mask))
+
+
+def test_severity_has_no_unit(gauge):
+    image = torch.randn(1, 1, 16, 8, 8)
+    mask = torch.ones_like(image)
+    torch.testing.assert_close(gauge(3 * image, mask=mask), gauge(image, mask=mask))
 
 
 def test_a_map_twice_is_gauged_like_the_map(gauge):
