@@ -37,9 +37,10 @@ class FieldSettings:
     thickness : tuple of float
         Length of such voxels of 1 mm width, mm.
     coarseness : tuple of float
-        Edge of isotropic voxels, mm.
+        Edge of isotropic voxels, mm; a sample of coarse ones holds a whole brain.
     zoom : tuple of float
-        Size of a head against its own; the same for a batch.
+        Size of a head against its own; the same for a batch. A dipole's field has no scale, so a head twice as
+        large is one of voxels half as large.
     tilt : float
         B0 lies within so many degrees of the third axis in two batches of three, else anywhere.
     contrast : tuple of float
@@ -56,11 +57,11 @@ class FieldSettings:
         How often a sample has none of the last four.
     """
 
-    shapes: tuple[tuple[int, int, int], ...] = ((64, 64, 64), (80, 80, 40), (96, 64, 48))
+    shapes: tuple[tuple[int, int, int], ...] = ((64, 64, 64), (80, 80, 40), (96, 64, 48), (72, 88, 64))
     thick: float = 0.3
     thickness: tuple[float, float] = (1.2, 3.0)
-    coarseness: tuple[float, float] = (1.0, 1.5)
-    zoom: tuple[float, float] = (0.85, 1.2)
+    coarseness: tuple[float, float] = (1.0, 2.5)
+    zoom: tuple[float, float] = (0.85, 1.4)
     tilt: float = 35.0
     contrast: tuple[float, float] = (0.6, 1.6)
     noise: tuple[float, float] = (3e-4, 6e-3)

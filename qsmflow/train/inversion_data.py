@@ -252,11 +252,11 @@ def field_lesson(
         weights = [SHAPES_BESIDE_HEADS, 1 - SHAPES_BESIDE_HEADS] if len(makers) > 1 else [1]
         return FieldBatches(makers, weights=weights, seed=seed, **frame)
 
-    fine, coarse = fields.coarseness[0], fields.coarseness[1]
+    isotropic = tuple((edge,) * 3 for edge in (fields.coarseness[0] / fields.zoom[1], fields.coarseness[1]))
     return Lesson(
         stream=stream(trained, seed),
         tests={"": validation_batches(stream(tested, seed + 1), settings.batch_size)},
-        voxels=((fine,) * 3, (coarse, coarse, coarse * fields.thickness[1])),
+        voxels=(*isotropic, (1.0, 1.0, fields.thickness[1])),
         recipe=recipe | {name: list(v) if isinstance(v, tuple) else v for name, v in vars(fields).items()},
     )
 
