@@ -39,8 +39,8 @@ class FieldSettings:
     coarseness : tuple of float
         Edge of isotropic voxels, mm; a sample of coarse ones holds a whole brain.
     zoom : tuple of float
-        Size of a head against its own; the same for a batch. A dipole's field has no scale, so a head twice as
-        large is one of voxels half as large.
+        Size of a head against its own; the same for a batch. A dipole's field has no scale, so a head twice
+        as large is one of voxels half as large.
     tilt : float
         B0 lies within so many degrees of the third axis in two batches of three, else anywhere.
     contrast : tuple of float
