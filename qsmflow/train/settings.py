@@ -87,7 +87,7 @@ _PAPER = {
 PRESETS = {
     "deepqsm": {"default": TrainingSettings(batch_size=2, patch_size=None)},
     "unet": {
-        "default": TrainingSettings(batch_size=2, patch_size=(80, 80, 48)),
+        "default": TrainingSettings(batch_size=2, patch_size=(80, 80, 48), learning_rate=6e-4),
         "paper": TrainingSettings(batch_size=28, patch_size=(128, 128, 32), **_PAPER),
     },
     "prenet": {

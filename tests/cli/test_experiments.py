@@ -36,7 +36,7 @@ def models(tmp_path_factory) -> dict[str, str]:
     }
     folder = tmp_path_factory.mktemp("models")
     for architecture, own in settings.items():
-        card = ModelCard.untrained(architecture, own)
+        card = ModelCard.untrained(architecture, own, name=f"fresh-{architecture}")
         save_bundle(folder / architecture, card.build(), card)
     return {architecture: str(folder / architecture) for architecture in settings}
 
