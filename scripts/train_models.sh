@@ -1,8 +1,8 @@
 #!/bin/sh
 # Make the networks that come with the package anew: data, training, and their way into qsmflow/data/models.
 # Usage: scripts/train_models.sh WORK_DIR
-# It takes a day on two cores, less on a GPU. A step that ended is not done twice; a training that was stopped is
-# gone on with after its folder's name is given to qsmflow-train --resume.
+# The trainings end after 200 minutes in all, once the data are there. What has ended is not done twice; to go on with
+# a training that was stopped, call qsmflow-train as below with --resume, then this script.
 set -eu
 root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 bin=${QSMFLOW_VENV:-$root/.venv}/bin

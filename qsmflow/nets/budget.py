@@ -62,8 +62,7 @@ class Budget:
     def tiles(self, network: nn.Module, size: Sequence[int], *, dtype: torch.dtype) -> Tiles:
         """Tiles for a network with U-Nets."""
         settings = network.settings
-        maps = getattr(settings, "maps", 1)
-        images = UNET_IMAGES * settings.channels[0] / settings.fold**3 + maps
+        images = UNET_IMAGES * settings.channels[0] / settings.fold**3 + settings.maps
         per_voxel = images * dtype.itemsize
         smallest = cut(size, stride=settings.stride, max_voxels=0)
         left = self._left(smallest.voxels * per_voxel)

@@ -41,7 +41,17 @@ class DeepQSMSettings:
     @property
     def stride(self) -> int:
         """What the edges of an image must be a multiple of."""
-        return UNetSettings(channels=self.channels, fold=self.fold).stride
+        return self.unet.stride
+
+    @property
+    def maps(self) -> int:
+        """Images that come from the last convolution of each U-Net."""
+        return self.unet.maps
+
+    @property
+    def unet(self) -> UNetSettings:
+        """Of each U-Net, which sees the map, what it leaves of the field, and the mask."""
+        return UNetSettings(in_channels=3, channels=self.channels, fold=self.fold, scale=self.scale)
 
 
 class DeepQSM(nn.Module):
@@ -64,10 +74,7 @@ class DeepQSM(nn.Module):
     def __init__(self, settings: DeepQSMSettings):
         super().__init__()
         self.settings = settings
-        inner = UNetSettings(
-            in_channels=3, channels=settings.channels, fold=settings.fold, scale=settings.scale
-        )
-        self.refiners = nn.ModuleList(UNet(inner) for _ in range(settings.stages))
+        self.refiners = nn.ModuleList(UNet(settings.unet) for _ in range(settings.stages))
         damping = torch.full((settings.stages + 1,), settings.damping)
         self.damping = nn.Parameter(damping.log() / _DAMPING_PACE)
 

@@ -90,7 +90,7 @@ def told_severity(
     if not network.settings.severity:
         return network, None
     with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        severity = severity_of(network.severity(image, mask=mask))
+        severity = severity_of(network.gauge(image, mask=mask))
     return partial(network, severity=severity), float(severity)
 
 

@@ -119,10 +119,6 @@ class UNet(nn.Module):
         if settings.residual:
             nn.init.zeros_(self.head.weight)
 
-    def severity(self, image: Tensor, *, mask: Tensor) -> Tensor:
-        """Logarithms of the severity of motion in each image (b, 1, x, y, z), by the gauge: (b,)."""
-        return self.gauge(image, mask=mask)
-
     def forward(self, image: Tensor, *, severity: Tensor | None = None) -> Tensor:
         """Apply the network.
 
@@ -155,13 +151,13 @@ class UNet(nn.Module):
             features = self.decoders[level](torch.cat([skipped[level], features], dim=1))
         learned = self.head(features)
         unchanged = image[:, : settings.out_channels]
-        if settings.reach:
-            learned = _weighted(learned, _differences(unchanged, settings.reach), fold=settings.fold)
         # What is added may be rounded to bfloat16; what it is added to may not.
-        learned = unfolded(learned.to(image.dtype), settings.fold)
         if settings.reach:
-            return unchanged + learned
-        learned = learned / settings.scale
+            differences = _differences(unchanged, settings.reach)
+            learned = _weighted(learned, differences, fold=settings.fold).to(image.dtype)
+        else:
+            learned = learned.to(image.dtype) / settings.scale
+        learned = unfolded(learned, settings.fold)
         return unchanged + learned if settings.residual else learned
 
 

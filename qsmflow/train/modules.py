@@ -98,7 +98,7 @@ class MotionTraining(MapTraining):
 
     @property
     def _has_gauge(self) -> bool:
-        return bool(getattr(self.network.settings, "severity", ()))
+        return hasattr(self.network, "gauge")
 
     def predict(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""
@@ -109,7 +109,7 @@ class MotionTraining(MapTraining):
             true = batch["severity"]
             told = true * (UNSURE * torch.randn_like(true)).exp() + LEAST * torch.rand_like(true)
         else:
-            told = severity_of(self.network.severity(image, mask=batch["mask"]))
+            told = severity_of(self.network.gauge(image, mask=batch["mask"]))
         return self.network(image, severity=told)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -120,7 +120,7 @@ class MotionTraining(MapTraining):
         # The same patch moved and still: what differs is motion.
         images, masks = torch.cat([batch["image"], batch["truth"]]), batch["mask"].repeat(2, 1, 1, 1, 1)
         severity = torch.cat([batch["severity"], torch.zeros_like(batch["severity"])])
-        gauged = self.network.severity(images, mask=masks)
+        gauged = self.network.gauge(images, mask=masks)
         return loss + F.smooth_l1_loss(gauged, log_severity(severity), beta=UNSURE)
 
     def truth(self, batch: Batch) -> Tensor:

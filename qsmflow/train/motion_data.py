@@ -402,14 +402,14 @@ class CorrectedPairs:
 
     @torch.inference_mode()
     def _corrected(self, pair: Pair) -> np.ndarray:
-        image = pair.images()[0]
+        image, _, mask = pair.images()
         stride = self._unet.network.settings.stride
         # Zeros on both sides, as where the network is applied.
         width = [-(-(size + 4) // stride) * stride - size for size in image.shape]
         padding = [part for both in reversed([(w // 2, w - w // 2) for w in width]) for part in both]
-        padded = F.pad(image, padding)[None, None].to(self._unet.device)
+        padded, known = (F.pad(one, padding)[None, None].to(self._unet.device) for one in (image, mask))
         made = run_tiled(
-            told_severity(self._unet.network, padded, mask=(padded != 0).float(), dtype=self._dtype)[0],
+            told_severity(self._unet.network, padded, mask=known, dtype=self._dtype)[0],
             padded,
             tiles=cut(padded.shape[2:], stride=stride, max_voxels=MOST_VOXELS),
             dtype=self._dtype,

@@ -112,7 +112,7 @@ def test_validation_tells_the_network_what_the_gauge_says(gauged):
     torch.nn.init.normal_(module.network.head.weight)
     module.eval()
     with torch.no_grad():
-        told = severity_of(module.network.severity(batch["image"], mask=batch["mask"]))
+        told = severity_of(module.network.gauge(batch["image"], mask=batch["mask"]))
         expected = module.network(batch["image"], severity=told)
         assert torch.equal(module.predict(batch), expected)
         assert not torch.equal(module.train().predict(batch), expected)
