@@ -229,6 +229,10 @@ def correct_motion(
     volume_network, slice_network = _checked(unet, "unet"), _checked(prenet, "prenet")
     allowed = unet.card.voxel_range.common(prenet.card.voxel_range)
     frame = framed(susceptibility, mask=mask, voxel_size=voxel_size, allowed=allowed).to(unet.device)
+    inside = mask.bool()
+    contrast = _contrast(susceptibility[inside])
+    if not contrast:
+        raise ValueError("the map has the same value everywhere in the mask; there is nothing to correct")
     level = frame.image[frame.mask].mean()
     dtype = usable_precision(precision, device=unet.device)
     size = _padded_size(frame.mask.shape, stride=volume_network.settings.stride)
@@ -241,7 +245,7 @@ def correct_motion(
     moved = _padded(torch.where(frame.mask, frame.image - level, 0), size)
     told, severity = told_severity(volume_network, moved, mask=known, dtype=dtype)
     if severity is not None and 100 * severity < least_severity:
-        unchanged = torch.where(mask.bool(), susceptibility, 0)
+        unchanged = torch.where(inside, susceptibility, 0)
         return MotionCorrection(unchanged, 100 * severity, _name(dtype), 0, frame.resampled_to)
     still = known * run_tiled(told, moved, tiles=tiles, dtype=dtype, progress=steps)
     refined = torch.zeros_like(still)
@@ -253,11 +257,10 @@ def correct_motion(
     change = _unpadded(refined - moved, frame.mask.shape)
     change = frame.restored(change, maker=f"{unet.card.name} or {prenet.card.name}")
     change = uncropped(change, box=frame.box, shape=mask.shape).to(mask.device)
-    inside = mask.bool()
     corrected = torch.where(inside, susceptibility, 0) + change
-    changed = _changed(change[inside], susceptibility[inside])
-    percent = changed if severity is None else 100 * severity
-    return MotionCorrection(corrected, percent, _name(dtype), tiles.count, frame.resampled_to)
+    if severity is None:
+        severity = _contrast(change[inside]) / contrast
+    return MotionCorrection(corrected, 100 * severity, _name(dtype), tiles.count, frame.resampled_to)
 
 
 def _checked(bundle: Bundle, architecture: str) -> nn.Module:
@@ -291,12 +294,9 @@ def _dipole_grid(frame: Frame, size: Sequence[int]) -> tuple[int, ...]:
     return good_size(size, padding=[max(part + zeros - padded, 0) for part, zeros, padded in pairs])
 
 
-def _changed(change: Tensor, values: Tensor) -> float:
-    """Norm of a change over that of the values, both demeaned, per cent."""
-    whole = float((values - values.mean()).double().norm())
-    if not whole:
-        raise ValueError("the map has the same value everywhere in the mask; there is nothing to correct")
-    return 100 * float((change - change.mean()).double().norm()) / whole
+def _contrast(values: Tensor) -> float:
+    """Norm of values without their mean."""
+    return float((values - values.mean()).double().norm())
 
 
 def _name(dtype: torch.dtype) -> str:
