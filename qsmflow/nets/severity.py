@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from qsmflow.nets.blocks import LEAK, double_convolution, folded
 
 #: Severity that is taken for none: the logarithm of smaller ones would be of noise.
-LEAST = 0.05
+LEAST = 0.1
 _HIDDEN = 64
 #: Axes of a volume in a batch.
 _SPACE = (2, 3, 4)

@@ -1,6 +1,6 @@
 """3-D U-Net of double 3×3×3 convolutions (Çiçek et al. 2016, 10.1007/978-3-319-46723-8_49)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -13,6 +13,8 @@ from qsmflow.nets.severity import SeverityGauge
 
 #: Edges of the cubes whose means a kernel takes in, voxels.
 CUBES = (3, 5)
+#: Axes of a volume in a batch.
+_SPACE = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,22 @@ def _differences(image: Tensor, reach: tuple[int, ...]) -> Iterator[Tensor]:
     """What lies around each voxel of (b, 1, x, y, z), less its own value; zero lies beyond the edges."""
     yield -image
     for edge in CUBES:
-        yield F.avg_pool3d(image, edge, stride=1, padding=edge // 2) - image
-    for axis, step in product((2, 3, 4), reach):
-        size = image.shape[axis]
-        padded = F.pad(image, [step if axis == 4 - index // 2 else 0 for index in range(6)])
-        for start in (0, 2 * step):
-            yield padded.narrow(axis, start, size) - image
+        yield _cube_means(image, edge) - image
+    for axis, step in product(_SPACE, reach):
+        for neighbour in _neighbours(image, axis=axis, steps=(-step, step)):
+            yield neighbour - image
+
+
+def _cube_means(image: Tensor, edge: int) -> Tensor:
+    """Means over the cube around each voxel, one axis after the other."""
+    steps = range(-(edge // 2), edge // 2 + 1)
+    for axis in _SPACE:
+        image = sum(_neighbours(image, axis=axis, steps=steps)) / edge
+    return image
+
+
+def _neighbours(image: Tensor, *, axis: int, steps: Sequence[int]) -> list[Tensor]:
+    """What lies so many voxels further along an axis of (b, 1, x, y, z)."""
+    most = max(map(abs, steps))
+    padded = F.pad(image, [most if axis == 4 - index // 2 else 0 for index in range(6)])
+    return [padded.narrow(axis, most + step, image.shape[axis]) for step in steps]

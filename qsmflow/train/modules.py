@@ -18,7 +18,9 @@ FLOOR = 0.03
 #: And as a share of the map that was given: what lies where sinuses end may be a hundred times the floor.
 TOLERANCE = 0.05
 #: How far the severity that a U-Net is told lies from the true one, as the SD of its logarithm.
-UNSURE = 0.3
+UNSURE = 0.5
+#: Weight of the gauge's loss, beside which that of the U-Net must still be seen.
+GAUGE_WEIGHT = 0.3
 #: Below the root of the relative loss, for its slope at zero.
 TINY = 1e-6
 
@@ -100,6 +102,12 @@ class MotionTraining(MapTraining):
     def _has_gauge(self) -> bool:
         return hasattr(self.network, "gauge")
 
+    def compile_network(self) -> None:
+        """The gauge is called by itself, too."""
+        super().compile_network()
+        if self._has_gauge:
+            self.network.gauge.compile()
+
     def predict(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""
         image = batch["image"]
@@ -121,7 +129,8 @@ class MotionTraining(MapTraining):
         images, masks = torch.cat([batch["image"], batch["truth"]]), batch["mask"].repeat(2, 1, 1, 1, 1)
         severity = torch.cat([batch["severity"], torch.zeros_like(batch["severity"])])
         gauged = self.network.gauge(images, mask=masks)
-        return loss + F.smooth_l1_loss(gauged, log_severity(severity), beta=UNSURE)
+        # Squared: where it cannot tell, it shall give what lies between, not the commoner of the two.
+        return loss + GAUGE_WEIGHT * F.mse_loss(gauged, log_severity(severity))
 
     def truth(self, batch: Batch) -> Tensor:
         """See :class:`MapTraining`."""

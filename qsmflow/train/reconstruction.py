@@ -12,7 +12,7 @@ from qsmflow.core.background.pdf import remove_background_pdf
 from qsmflow.core.dipole import b0_direction
 from qsmflow.core.echoes import fit_echoes
 from qsmflow.core.inversion.medi import PRESETS, invert_medi
-from qsmflow.core.masks import brain_mask
+from qsmflow.core.masks import brain_mask, combine_masks, phase_quality_mask
 from qsmflow.core.units import hertz_per_ppm, radian_per_hertz
 from qsmflow.core.unwrap import unwrap_phase
 
@@ -42,7 +42,7 @@ class Reconstruction:
 def reconstruct(
     signal: Tensor, *, echo_times: Sequence[float], affine: np.ndarray, field_strength: float
 ) -> Reconstruction:
-    """Echo fit, unwrapping, PDF and MEDI with the settings that the app has by default.
+    """Masks, echo fit, unwrapping, PDF and MEDI with the settings that the app has by default.
 
     Parameters
     ----------
@@ -61,9 +61,11 @@ def reconstruct(
     """
     space = {"voxel_size": nib.affines.voxel_sizes(affine).tolist(), "b0_direction": b0_direction(affine)}
     magnitude = signal.abs().square().sum(0).sqrt()
-    mask = brain_mask(magnitude, voxel_size=space["voxel_size"])
-    fit = fit_echoes(signal, echo_times=echo_times, mask=mask)
+    brain = brain_mask(magnitude, voxel_size=space["voxel_size"])
+    fit = fit_echoes(signal, echo_times=echo_times, mask=brain)
     turn = radian_per_hertz(1 / fit.frequency_period)
+    coherent = phase_quality_mask(fit.frequency * turn, magnitude=magnitude, mask=brain)
+    mask = combine_masks(brain, coherent, voxel_size=space["voxel_size"]).mask
     unwrapped = unwrap_phase(fit.frequency * turn, weights=magnitude, mask=mask)
     local = remove_background_pdf(unwrapped.phase / turn, noise=fit.frequency_noise, mask=mask, **space)
     ppm = hertz_per_ppm(field_strength)
