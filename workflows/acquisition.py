@@ -17,6 +17,7 @@ from qsmflow.workflows.report import init_report_wf
 from qsmflow.workflows.susceptibility import init_susceptibility_wf
 
 _WRITTEN = ("mask", "combined", "s0", "r2star", "t2star")
+_GIVEN = ["combined", "mask", "r2star", "susceptibility", "field_mask", "corrected"]
 _DRAWN = ("mask", "combined", "r2star", "frequency", "frequency_noise")
 
 
@@ -74,10 +75,17 @@ def init_acquisition_wf(
     name : str, optional
         Made from the acquisition's name unless given.
 
+    Outputs
+    -------
+    combined, mask, r2star, susceptibility, field_mask
+        Magnitude, brain, relaxation, map, and where it is known.
+    corrected
+        Map without motion, None if it was not accepted; without motion correction it is not there.
+
     Returns
     -------
     Workflow
-        Without inputs and outputs: it reads the acquisition and writes the derivatives.
+        It reads the acquisition and writes the derivatives.
     """
     workflow = Workflow(name=name or f"{acquisition.name.replace('-', '_')}_wf")
     common = {"use_gpu": use_gpu, "mem_gb": mem_gb, "omp_nthreads": omp_nthreads}
@@ -141,6 +149,13 @@ def init_acquisition_wf(
                 for field in ("total_field", "local_field", "susceptibility")
             ]),
         ])  # fmt: skip
+    outputnode = pe.Node(niu.IdentityInterface(fields=_GIVEN), name="outputnode")
+    workflow.connect([
+        (field_wf, outputnode, [(f"outputnode.{field}", field) for field in ("combined", "mask", "r2star")]),
+        (susceptibility_wf, outputnode, [
+            (f"outputnode.{field}", field) for field in ("susceptibility", "field_mask")
+        ]),
+    ])  # fmt: skip
     if corrects:
         motion_wf = init_motion_correction_wf(
             mode=motion_correction, models=motion_models, field_strength=field_strength, **common
@@ -151,6 +166,7 @@ def init_acquisition_wf(
             # The report shows what the networks would change even where the result is not accepted.
             (motion_wf, outputs_wf, [("outputnode.accepted", "inputnode.corrected")]),
             (motion_wf, report_wf, [("outputnode.corrected", "inputnode.corrected")]),
+            (motion_wf, outputnode, [("outputnode.accepted", "corrected")]),
         ])  # fmt: skip
     return workflow
 

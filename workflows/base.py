@@ -10,6 +10,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from qsmflow.interfaces.learned import Model
 from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
+from qsmflow.workflows.comparison import TAKEN, comparison_sinks, init_comparison_wf
 from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
 
 _SLOPPY_BACKGROUND_STEPS = 30
@@ -45,7 +46,7 @@ def init_qsmflow_wf(
     Returns
     -------
     Workflow
-        One sub-workflow a subject, in it one an acquisition.
+        One sub-workflow a subject, in it one an acquisition and one for its comparison.
     """
     workflow = Workflow(name=name, base_dir=str(settings.work_dir))
     workflow.__desc__ = (
@@ -55,8 +56,14 @@ def init_qsmflow_wf(
     )
     for subject, members in groupby(sorted(jobs, key=_subject), key=_subject):
         subject_wf = Workflow(name=f"sub_{subject}_wf")
-        for job in members:
-            subject_wf.add_nodes([_acquisition_wf(settings, job, models=models, use_gpu=use_gpu)])
+        jobs_here = list(members)
+        made = {
+            job.acquisition.name: _acquisition_wf(settings, job, models=models, use_gpu=use_gpu)
+            for job in jobs_here
+        }
+        subject_wf.add_nodes([*made.values()])
+        for job in jobs_here:
+            _add_comparison(subject_wf, job, made=made, settings=settings)
         # Crash files of a subject belong into the subject's own log folder.
         subject_wf.config["execution"]["crashdump_dir"] = str(log_dir(settings.out_dir, subject, run_id))
         for node in subject_wf._get_all_nodes():
@@ -100,6 +107,36 @@ def _acquisition_wf(
         mem_gb=job.memory,
         omp_nthreads=settings.omp_nthreads,
     )
+
+
+def _add_comparison(
+    subject_wf: Workflow, job: AcquisitionJob, *, made: Mapping[str, Workflow], settings: Settings
+) -> None:
+    """Compare a scan with its reference, or take away what an earlier comparison wrote."""
+    acquisition, reference = job.acquisition, job.reference
+    if reference is None:
+        leftovers = Workflow(name=f"{acquisition.name.replace('-', '_')}_no_comparison_wf")
+        sinks = comparison_sinks(acquisition, out_dir=settings.out_dir)
+        for sink in sinks.values():
+            sink.inputs.in_file = None
+        leftovers.add_nodes([*sinks.values()])
+        subject_wf.add_nodes([leftovers])
+        return
+    comparison_wf = init_comparison_wf(
+        acquisition=acquisition, reference=reference, out_dir=settings.out_dir, mem_gb=job.memory
+    )
+    subject_wf.connect([
+        (made[acquisition.name], comparison_wf, [
+            (f"outputnode.{field}", f"inputnode.{field}") for field in TAKEN
+        ]),
+        (made[reference.name], comparison_wf, [
+            (f"outputnode.{field}", f"inputnode.reference_{field}") for field in TAKEN
+        ]),
+    ])  # fmt: skip
+    if settings.motion_correction != "off":
+        subject_wf.connect(
+            made[acquisition.name], "outputnode.corrected", comparison_wf, "inputnode.corrected"
+        )
 
 
 def _pdf_parameters(settings: Settings) -> dict:

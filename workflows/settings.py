@@ -20,7 +20,7 @@ class Settings:
     bids_dir, out_dir : Path
         Raw data set and derivative data set.
     analysis_level : str
-        ``participant``.
+        ``participant`` (maps, measures and a report of each) or ``group`` (gather the measures).
     participant_label, session_label : tuple of str
         Labels without ``sub-`` and ``ses-``; empty means all.
     bids_filter_file, bids_database_dir : Path or None
@@ -53,6 +53,8 @@ class Settings:
         ``auto`` (write a corrected map where motion is severe), ``on`` or ``off``.
     motion_models : tuple of str
         U-Net and PReNet, each as ``deepqsm_model``.
+    reference_filter : mapping
+        Labels by entity of the scan of each subject that the others are compared with; none: no comparison.
     sloppy : bool
         Few iterations: for trying out, not for results.
     random_seed : int
@@ -97,6 +99,7 @@ class Settings:
     deepqsm_model: str = "deepqsm-head"
     motion_correction: str = "off"
     motion_models: tuple[str, str] = ("motion-unet", "motion-prenet")
+    reference_filter: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
     sloppy: bool = False
     random_seed: int = 0
     device: str = "auto"
@@ -131,6 +134,8 @@ class AcquisitionJob:
         Brain mask of the user.
     memory : dict
         GB by stage.
+    reference : Acquisition or None
+        What it is compared with.
     """
 
     acquisition: Acquisition
@@ -138,3 +143,4 @@ class AcquisitionJob:
     field_strength: float
     mask_file: Path | None
     memory: dict[str, float]
+    reference: Acquisition | None = None

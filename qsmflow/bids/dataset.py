@@ -8,13 +8,17 @@ from typing import Any
 
 from qsmflow.bids.files import write_json, write_text
 from qsmflow.bids.provenance import RAW_DATASET
+from qsmflow.bids.tables import TABLES
 from qsmflow.version import __version__
 
 PIPELINE = "qsmflow"
 BIDS_VERSION = "1.10.0"
 
 #: What the validator must not look at, written as it understands it (``figures/`` would not do).
-IGNORED = ("figures", "log", "logs", "*.html", "group_*.tsv")
+IGNORED = (
+    *("figures", "log", "logs", "*.html", "group_*.tsv", "group_*.json", "*_xfm.txt"),
+    *(f"*_{table}.{extension}" for table in TABLES.values() for extension in ("tsv", "json")),
+)
 
 README = """\
 # Quantitative susceptibility maps
@@ -29,6 +33,10 @@ Made by qsmflow {version} from the data set "{source}". Read the report of a sub
 | `anat/*_desc-brain_mask.nii.gz` | where the maps hold |
 | `fmap/*_desc-total_fieldmap.nii.gz` | field of all sources, Hz |
 | `fmap/*_desc-local_fieldmap.nii.gz` | field of the sources in the mask, Hz |
+| `anat/*_from-orig_to-reference_mode-image_xfm.txt` | where a scan lies to its reference, for ITK |
+| `sub-XX_iqms.tsv` | image quality of each series |
+| `sub-XX_comparison.tsv` | scores of each map against that of the reference scan |
+| `sub-XX_regions.tsv` | susceptibility and R2* of regions |
 | `logs/CITATION.md` | methods text and references |
 
 The JSON file beside each image names the images it was made from, the algorithms and their parameters.

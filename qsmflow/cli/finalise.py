@@ -9,6 +9,7 @@ from rich.console import Console
 
 from qsmflow.bids.checks import format_findings
 from qsmflow.bids.dataset import write_dataset
+from qsmflow.bids.tables import write_subject_tables
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.plan import Plan
 from qsmflow.reports.assemble import build_report, collect_errors
@@ -39,6 +40,7 @@ def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
             f"{job.acquisition.name}: {len(job.acquisition.echoes)} echo time(s) {times} ms, "
             f"{job.field_strength:g} T, phase {job.phase_range.name}, up to {max(job.memory.values()):.1f} GB"
             + (f", mask {job.mask_file}" if job.mask_file else "")
+            + (f", compared with {job.reference.name}" if job.reference else "")
         )
     if plan.findings:
         say(format_findings(plan.findings), style="yellow")
@@ -101,6 +103,7 @@ def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
         entries.pop(positional)
     entries["mem"] = f"{entries.pop('mem_gb'):.3f}G"
     entries["derivatives"] = {name: str(path) for name, path in settings.derivatives.items()}
+    entries["reference_filter"] = dict(settings.reference_filter)
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in entries.items()
@@ -157,6 +160,7 @@ def close_output(
         raise failure
     for subject, found in crashes.items():
         errors = [*found, *_refusals(plan, subject)]
+        write_subject_tables(settings.out_dir / f"sub-{subject}")
         report = build_report(
             settings.out_dir,
             subject=subject,
@@ -194,6 +198,7 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
             ExitCode.NO_INPUT, f"--reports-only: {settings.out_dir} holds no figures; run without it first"
         )
     for subject in subjects:
+        write_subject_tables(settings.out_dir / f"sub-{subject}")
         report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=[])
         console.print(f"Report: {report}", markup=False, highlight=False)
     return ExitCode.DONE

@@ -19,6 +19,7 @@ from qsmflow.bids.layout import (
     read_filters,
 )
 from qsmflow.bids.phase_range import detect_phase_range
+from qsmflow.bids.references import find_references
 from qsmflow.bids.validator import validate
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.models import choose_models, network_stages
@@ -103,7 +104,12 @@ def make_plan(settings: Settings) -> Plan:
         raise Stop(code, format_findings(findings))
     masks = find_brain_masks(layout, usable) if settings.derivatives else {}
     findings += _without_mask(usable, masks) if settings.derivatives else []
-    jobs = tuple(_make_job(acquisition, settings=settings, masks=masks) for acquisition in usable)
+    references = find_references(usable, wanted=settings.reference_filter)
+    findings += references.findings
+    jobs = tuple(
+        _make_job(acquisition, settings=settings, masks=masks, reference=references.of.get(acquisition.name))
+        for acquisition in usable
+    )
     _check_memory(jobs, settings)
     return Plan(jobs, tuple(findings), tuple(refused), models)
 
@@ -154,7 +160,9 @@ def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Find
     ]
 
 
-def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> AcquisitionJob:
+def _make_job(
+    acquisition: Acquisition, *, settings: Settings, masks: dict, reference: Acquisition | None
+) -> AcquisitionJob:
     phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
     mask_file = settings.mask_file or masks.get(acquisition.name)
     image = nib.load(acquisition.echoes[0].magnitude)
@@ -172,6 +180,7 @@ def _make_job(acquisition: Acquisition, *, settings: Settings, masks: dict) -> A
             networks=network_stages(settings),
             limit=settings.mem_gb,
         ),
+        reference=reference,
     )
 
 

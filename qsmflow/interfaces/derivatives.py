@@ -17,6 +17,9 @@ from nipype.interfaces.base import (
 from qsmflow.bids.files import replacing, write_json
 from qsmflow.bids.names import derivative_name
 
+#: Extensions of files that are no images, by their folder or suffix.
+_EXTENSIONS = {"figures": (".svg", ".html", ".json"), "xfm": (".txt",)}
+
 
 class _DerivativesSinkInputSpec(BaseInterfaceInputSpec):
     base_directory = traits.Directory(
@@ -96,8 +99,8 @@ class DerivativesSink(SimpleInterface):
 
     def _remove_earlier(self) -> None:
         """Remove what would tell of a result that this run does not have."""
-        figure = self.inputs.datatype == "figures"
-        for extension in (".svg", ".html") if figure else (".nii.gz", ".nii", ".json"):
+        kind = self.inputs.datatype if self.inputs.datatype == "figures" else self.inputs.suffix
+        for extension in _EXTENSIONS.get(kind, (".nii.gz", ".nii", ".json")):
             self._target(extension).unlink(missing_ok=True)
 
 

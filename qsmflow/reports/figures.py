@@ -134,6 +134,12 @@ FIGURES: Mapping[str, FigureSpec] = MappingProxyType(
             row_labels=("as reconstructed", "corrected"),
             difference=True,
         ),
+        "comparison": FigureSpec(
+            "Comparison with the reference scan",
+            "Chimap",
+            "ppm",
+            window=WindowRule(symmetric=True, smallest=0.15, largest=0.15),
+        ),
         "r2star": FigureSpec(
             "R2*", "R2starmap", "1/s", "inferno", WindowRule(percentile=98, smallest=50, largest=100)
         ),

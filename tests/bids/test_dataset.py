@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from qsmflow.bids.dataset import check_output_dir, write_dataset
+from qsmflow.bids.dataset import IGNORED, check_output_dir, write_dataset
 from qsmflow.bids.files import replacing, write_json
 from qsmflow.version import __version__
 
@@ -38,7 +38,7 @@ def test_what_users_wrote_stays(study, tmp_path):
     write_dataset(out, bids_dir=study.root)
     assert (out / "README").read_text() == "mine"
     lines = (out / ".bidsignore").read_text().splitlines()
-    assert lines == ["notes.txt", "figures", "log", "logs", "*.html", "group_*.tsv"]
+    assert lines == ["notes.txt", *dict.fromkeys(["figures", *IGNORED])]
 
 
 @pytest.mark.parametrize("place", [".", "out", "sub-01", "derivatives"])

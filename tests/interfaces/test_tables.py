@@ -1,0 +1,20 @@
+import json
+from pathlib import Path
+
+from qsmflow.interfaces.tables import Tabulate
+from qsmflow.reports.comparison import COLUMNS, SCORES
+
+SERIES = {"participant_id": "sub-01", "series": "sub-01_acq-motion", "reference": "sub-01_acq-<b>"}
+
+
+def test_rows_become_a_file_and_a_fragment(tmp_path):
+    row = dict.fromkeys(SCORES, 0.123456789) | {"map": "uncorrected", "voxels": 42}
+    pose = {"translation": 1.25, "rotation": 2.5}
+    found = Tabulate(kind="comparison", series=SERIES, rows=[row], shared=pose).run(cwd=tmp_path).outputs
+    content = json.loads(Path(found.out_rows).read_text())
+    assert content["rows"] == [{**SERIES, **row, **pose}]
+    assert list(content["columns"]) == list(COLUMNS)
+    html = Path(found.out_report).read_text()
+    assert "sub-01_acq-&lt;b&gt;" in html
+    assert "0.1235" in html
+    assert "1.25 mm" in html
