@@ -11,6 +11,7 @@ from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.learned import Model
 from qsmflow.workflows.field import init_field_wf
+from qsmflow.workflows.measures import OF_FIELD, OF_MAP, init_measures_wf
 from qsmflow.workflows.motion import init_motion_correction_wf
 from qsmflow.workflows.outputs import init_outputs_wf
 from qsmflow.workflows.report import init_report_wf
@@ -125,7 +126,10 @@ def init_acquisition_wf(
         motion_correction=corrects,
         mem_gb=mem_gb["figure"],
     )
+    measures_wf = init_measures_wf(acquisition=acquisition, bipolar=bipolar, out_dir=out_dir, mem_gb=mem_gb)
     records = pe.Node(niu.Merge(3 if corrects else 2), name="records", run_without_submitting=True)
+    # What was measured of a map has no part in how it came about: it is for the report alone.
+    told = pe.Node(niu.Merge(2), name="told", run_without_submitting=True)
     workflow.connect([
         (field_wf, susceptibility_wf, [
             ("outputnode.total_field", "inputnode.total_field"),
@@ -138,7 +142,11 @@ def init_acquisition_wf(
         (field_wf, records, [("outputnode.records", "in1")]),
         (susceptibility_wf, records, [("outputnode.records", "in2")]),
         (records, outputs_wf, [("out", "inputnode.records")]),
-        (records, report_wf, [("out", "inputnode.records")]),
+        (field_wf, measures_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in OF_FIELD]),
+        (susceptibility_wf, measures_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in OF_MAP]),
+        (records, told, [("out", "in1")]),
+        (measures_wf, told, [("outputnode.records", "in2")]),
+        (told, report_wf, [("out", "inputnode.records")]),
         (field_wf, report_wf, [("outputnode.total_field", "inputnode.unwrapped")]),
     ])  # fmt: skip
     for target, fields in ((outputs_wf, _WRITTEN), (report_wf, _DRAWN)):

@@ -56,12 +56,14 @@ def init_field_wf(
     -------
     combined
         Root of the sum of squares of the magnitudes.
-    mask
-        Brain voxels whose phase can be trusted.
+    brain_mask, mask
+        Brain, and its voxels whose phase can be trusted.
     frequency, frequency_noise, frequency_period
         Wrapped frequency, its standard deviation and ambiguity, Hz.
     s0, r2star, t2star
         Signal at TE = 0, 1/s and s.
+    relative_residual
+        Residual of the echo fit over the signal.
     total_field
         Unwrapped frequency, Hz.
     records
@@ -73,6 +75,7 @@ def init_field_wf(
         niu.IdentityInterface(
             fields=[
                 "combined",
+                "brain_mask",
                 "mask",
                 "frequency",
                 "frequency_noise",
@@ -80,6 +83,7 @@ def init_field_wf(
                 "s0",
                 "r2star",
                 "t2star",
+                "relative_residual",
                 "total_field",
                 "records",
             ]
@@ -120,10 +124,14 @@ def init_field_wf(
         (refine, records, [("out_record", "in4")]),
         (unwrap, records, [("out_record", "in5")]),
         (scale, outputnode, [("combined", "combined")]),
+        (mask, outputnode, [("mask", "brain_mask")]),
         (refine, outputnode, [("mask", "mask")]),
         (fit, outputnode, [
             (field, field)
-            for field in ("frequency", "frequency_noise", "frequency_period", "s0", "r2star", "t2star")
+            for field in (
+                *("frequency", "frequency_noise", "frequency_period"),
+                *("s0", "r2star", "t2star", "relative_residual"),
+            )
         ]),
         (unwrap, outputnode, [("total_field", "total_field")]),
         (records, outputnode, [("out", "records")]),

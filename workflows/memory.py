@@ -15,6 +15,7 @@ BYTES_PER_VOXEL = {
     "sign": (80, 0),
     "invert": (255, 0),
     "residual": (130, 0),
+    "quality": (110, 0),
     "register": (120, 0),
     "score": (220, 0),
     "figure": (45, 0),

@@ -28,10 +28,13 @@ class Column:
         One sentence.
     units : str or None
         Of its values; None for text and pure numbers.
+    label : str or None
+        Name for people, where that of the column does not say it.
     """
 
     description: str
     units: str | None = None
+    label: str | None = None
 
 
 #: Columns that every table begins with: which series a row is of.
@@ -149,4 +152,5 @@ def _cell(value) -> str:
 
 
 def _described(column: Column) -> dict[str, str]:
-    return {"Description": column.description} | ({"Units": column.units} if column.units else {})
+    fields = {"LongName": column.label, "Description": column.description, "Units": column.units}
+    return {name: text for name, text in fields.items() if text}

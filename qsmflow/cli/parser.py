@@ -1,12 +1,14 @@
 """From arguments and a configuration file to frozen settings."""
 
 import argparse
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from qsmflow.bids.references import ENTITIES
 from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory
@@ -31,6 +33,31 @@ def _named_path(text: str) -> tuple[str, Path]:
     if not (separator and name and path):
         raise argparse.ArgumentTypeError(f"'{text}' must be NAME=PATH")
     return name, absolute_path(path)
+
+
+def _labels(text: str) -> dict[str, str]:
+    """Labels by entity, written ``entity=label`` or as a JSON object."""
+    if text.lstrip().startswith("{"):
+        try:
+            labels = json.loads(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"'{text}' is no valid JSON ({error})") from None
+    else:
+        entity, separator, label = text.partition("=")
+        labels = {entity: label} if separator else {}
+    unknown = [entity for entity in labels if entity not in ENTITIES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of the entities {', '.join(ENTITIES)}")
+    if not labels or not all(str(label).isalnum() for label in labels.values()):
+        raise argparse.ArgumentTypeError(f"'{text}' must be ENTITY=LABEL, such as acquisition=still")
+    return {entity: str(label) for entity, label in labels.items()}
+
+
+class _Merge(argparse.Action):
+    """Joins the mappings that an argument's values stand for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, {key: value for each in values for key, value in each.items()})
 
 
 def _model(text: str) -> str:
@@ -59,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bids_dir", type=absolute_path, help="raw BIDS data set; never written to")
     parser.add_argument("out_dir", type=absolute_path, help="derivative data set to write")
-    parser.add_argument("analysis_level", choices=["participant"], help="what to run")
+    parser.add_argument(
+        "analysis_level",
+        choices=["participant", "group"],
+        help="participant: maps and a report of each; group: what was measured in all of them",
+    )
     parser.add_argument("--version", action="version", version=f"qsmflow {__version__}")
     for add_group in (_add_input, _add_stages, _add_resources, _add_run):
         add_group(parser)
@@ -82,6 +113,15 @@ def _add_input(parser):
     group.add_argument("--skip-bids-validation", action=argparse.BooleanOptionalAction)
     group.add_argument(
         "--mask-file", type=absolute_path, metavar="NIFTI", help="brain mask for what is selected"
+    )
+    group.add_argument(
+        "--reference-filter",
+        nargs="+",
+        type=_labels,
+        action=_Merge,
+        metavar="ENTITY=LABEL",
+        help="the scan of each subject that the others are compared with, for example acquisition=still "
+        'or {"acquisition": "still"}',
     )
     group.add_argument(
         "-d",
@@ -201,7 +241,8 @@ def config_arguments(path: Path) -> list[str]:
     Parameters
     ----------
     path : Path
-        TOML file; booleans, numbers, texts, lists, and a table for ``derivatives``.
+        TOML file; booleans, numbers, texts, lists, and tables for ``derivatives`` and
+        ``reference-filter``.
 
     Returns
     -------
@@ -272,7 +313,8 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         given[name] = tuple(given.get(name, ()))
     if "motion_models" in given:
         given["motion_models"] = tuple(given["motion_models"])
-    given["derivatives"] = MappingProxyType(dict(given.get("derivatives", ())))
+    for name in ("derivatives", "reference_filter"):
+        given[name] = MappingProxyType(dict(given.get(name, ())))
     cores = given.get("nprocs", available_cores())
     defaults = Settings(
         bids_dir=given["bids_dir"],

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     settings = parse_settings(argv)
+    if settings.analysis_level == "group":
+        return _gather(settings, argv=argv, console=console)
     check_folders(settings)
     with ExitStack() as stack:
         if settings.dry_run:
@@ -53,6 +55,15 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
             cache.mkdir(parents=True, exist_ok=True)
         prepare_environment(cache, threads=settings.omp_nthreads)
         return _run(settings, argv=argv, console=console)
+
+
+def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
+    with tempfile.TemporaryDirectory() as cache:
+        prepare_environment(Path(cache), threads=settings.omp_nthreads)
+        # Imported here: it imports a library that reads the environment when it is imported.
+        from qsmflow.cli.group import run_group
+
+        return run_group(settings, argv=argv, console=console)
 
 
 def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:

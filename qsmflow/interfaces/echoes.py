@@ -114,7 +114,7 @@ class FitEchoes(Stage):
         like = self.inputs.mask
         outputs = {name: save(values, folder / f"{name}.nii", like=like) for name, values in maps.items()}
         return (
-            {"r2star": None, "t2star": None}
+            dict.fromkeys(("relative_residual", "r2star", "t2star"))
             | outputs
             | {
                 "frequency_period": fits[0].frequency_period,

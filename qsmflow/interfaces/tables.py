@@ -5,10 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiObject,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
 
 from qsmflow.bids.tables import Column, write_rows
-from qsmflow.reports import comparison
+from qsmflow.reports import comparison, quality
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,16 @@ class TableKind:
 
 
 #: By the ``desc`` of the files.
-TABLES = {"comparison": TableKind(comparison.COLUMNS, comparison.comparison_table)}
+TABLES = {
+    "comparison": TableKind(comparison.COLUMNS, comparison.comparison_table),
+    "quality": TableKind(quality.COLUMNS, quality.quality_table),
+}
 
 
 class _TabulateInputSpec(BaseInterfaceInputSpec):
     kind = traits.Enum(*TABLES, mandatory=True, desc="which table; also its desc entity")
     series = traits.Dict(mandatory=True, desc="cells that tell the series, for every row")
-    rows = traits.List(traits.Dict, mandatory=True, desc="cells of each row by column")
+    rows = InputMultiObject(traits.Dict, mandatory=True, desc="cells of each row by column")
     shared = traits.Dict(usedefault=True, desc="more cells for every row")
 
 

@@ -1,0 +1,1 @@
+"""How good an acquisition and its maps are, told without a reference."""
