@@ -11,7 +11,7 @@ from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.derivatives import DerivativesSink
 from qsmflow.interfaces.provenance import DescribeAcquisition
-from qsmflow.interfaces.reports import PlotVolumes, SummaryReportlet
+from qsmflow.interfaces.reports import BuildViewer, PlotVolumes, SummaryReportlet
 from qsmflow.reports.figures import FIGURES
 from qsmflow.reports.summary import FRAGMENTS
 
@@ -50,6 +50,13 @@ _FIGURES = (
     Figure("r2star", ("r2star",), several_echoes=True),
 )
 _TABLE_SUFFIX = "MEGRE"
+# Inputs of the viewer by the workflow's names.
+_VIEWED = (
+    ("susceptibility", "susceptibility"),
+    ("combined", "magnitude"),
+    ("local_field", "local_field"),
+    ("mask", "mask_file"),
+)
 
 
 def init_report_wf(
@@ -133,6 +140,13 @@ def init_report_wf(
         ])  # fmt: skip
         if kind == "summary":
             workflow.connect(warnings, "out", write, "warnings")
+    viewer = pe.Node(BuildViewer(), name="viewer", mem_gb=mem_gb)
+    viewed = [*_VIEWED, ("corrected", "corrected")] if motion_correction else list(_VIEWED)
+    workflow.connect([
+        (inputnode, viewer, viewed),
+        (viewer, _sink(acquisition, out_dir, "viewer", _TABLE_SUFFIX), [("out_viewer", "in_file")]),
+        (viewer, _sink(acquisition, out_dir, "motionslider", _TABLE_SUFFIX), [("out_slider", "in_file")]),
+    ])  # fmt: skip
     return workflow
 
 

@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
 from qsmflow.interfaces.images import load_mask
 from qsmflow.reports.figures import FIGURES, plot_volumes
 from qsmflow.reports.summary import FRAGMENTS
+from qsmflow.reports.viewer import build_motion_slider, build_viewer
 
 
 class _PlotVolumesInputSpec(BaseInterfaceInputSpec):
@@ -43,11 +44,10 @@ class PlotVolumes(SimpleInterface):
     output_spec = _PlotVolumesOutputSpec
 
     def _run_interface(self, runtime):
-        images = [nib.load(path) for path in self.inputs.in_files]
         mask_file = self.inputs.mask_file
         picture = plot_volumes(
-            [np.reshape(image.dataobj, image.shape[:3]) for image in images],
-            images[0].affine,
+            [_volume(path) for path in self.inputs.in_files],
+            nib.load(self.inputs.in_files[0]).affine,
             spec=FIGURES[self.inputs.kind],
             mask=load_mask(mask_file).numpy() if mask_file else None,
             labels=self.inputs.labels if isdefined(self.inputs.labels) else (),
@@ -87,3 +87,49 @@ class SummaryReportlet(SimpleInterface):
         path.write_text(fragment, encoding="utf-8")
         self._results["out_report"] = str(path)
         return runtime
+
+
+class _BuildViewerInputSpec(BaseInterfaceInputSpec):
+    susceptibility = File(exists=True, mandatory=True, desc="ppm")
+    magnitude = File(exists=True, mandatory=True, desc="echoes combined")
+    local_field = File(exists=True, mandatory=True, desc="Hz")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask on the same grid")
+    corrected = traits.Either(
+        None, File(exists=True), usedefault=True, desc="susceptibility corrected for motion, ppm"
+    )
+
+
+class _BuildViewerOutputSpec(TraitedSpec):
+    out_viewer = File(exists=True, desc="HTML fragment: slice viewer")
+    out_slider = traits.Either(
+        None, File(exists=True), desc="HTML fragment: before and after motion correction, if there is one"
+    )
+
+
+class BuildViewer(SimpleInterface):
+    """Volumes that the report's page lets its reader scroll through, and a slider over the correction."""
+
+    input_spec = _BuildViewerInputSpec
+    output_spec = _BuildViewerOutputSpec
+
+    def _run_interface(self, runtime):
+        inputs = self.inputs
+        names = ["susceptibility", "magnitude", "local_field", *(["corrected"] if inputs.corrected else [])]
+        volumes = {name: _volume(getattr(inputs, name)) for name in names}
+        affine = nib.load(inputs.susceptibility).affine
+        mask = load_mask(inputs.mask_file).numpy()
+        viewer = Path(runtime.cwd) / "viewer.html"
+        viewer.write_text(build_viewer(volumes, affine, mask=mask), encoding="utf-8")
+        self._results |= {"out_viewer": str(viewer), "out_slider": None}
+        if inputs.corrected:
+            slider = viewer.with_name("motionslider.html")
+            maps = (volumes["susceptibility"], volumes["corrected"])
+            slider.write_text(build_motion_slider(*maps, affine, mask=mask), encoding="utf-8")
+            self._results["out_slider"] = str(slider)
+        return runtime
+
+
+def _volume(path: str) -> np.ndarray:
+    """Values of an image as (x, y, z), whatever axes of length one it has beside them."""
+    image = nib.load(path)
+    return np.reshape(image.dataobj, image.shape[:3])

@@ -1,5 +1,7 @@
 """One page a subject that can be mailed: everything it shows is inside it."""
 
+import base64
+import hashlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 import jinja2
@@ -17,14 +20,32 @@ from nireports.assembler.report import Report
 from nireports.assembler.reportlet import Reportlet
 
 from qsmflow.reports.methods import render_methods
+from qsmflow.reports.viewer import shrink_viewer
 from qsmflow.version import __version__
 
 DATA = Path(__file__).parents[1] / "data"
 SPECIFICATION = DATA / "report_spec.yml"
 TEMPLATES = DATA / "report"
-LARGEST_PAGE = 14_000_000  # bytes; figures beyond it stay beside the page
+SCRIPTS = ("viewer.js", "page.js")
+LARGEST_PAGE = 14_500_000  # bytes; figures beyond it stay beside the page
+VIEWERS = 0.33  # part of the page that the slice viewers of all series share
+FIRST_FIGURE = "_desc-susceptibility_"  # has its place in the page before all others
+
+GRADES = MappingProxyType(
+    {"pass": "Pass: fit for use", "doubtful": "Doubtful: look again", "fail": "Fail: leave it out"}
+)
+FINDINGS = (
+    "motion or ghosts",
+    "streaks",
+    "shading towards the border",
+    "mask too large or too small",
+    "wrong sign",
+    "error of unwrapping",
+    "something to show a radiologist",
+)
 
 _FIGURE = re.compile(r'src="\./([^"]+\.svg)"')
+_VIEWER = '<figure class="viewer"'
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 
 
@@ -56,8 +77,8 @@ class Figure:
 class OfflineReport(Report):
     """nireports' assembler with a template of our own that loads nothing.
 
-    nireports finds and orders the reportlets; pictures are put into the page as data, and a series
-    without any label beside labelled ones, which nireports drops, is kept.
+    nireports finds and orders the reportlets; pictures and volumes are put into the page as data, and a
+    series without any label beside labelled ones, which nireports drops, is kept.
     """
 
     __slots__ = ()
@@ -90,18 +111,38 @@ class OfflineReport(Report):
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        inliner = _Inliner(self.out_filename.parent)
+        contents = _Contents(
+            self.out_filename.parent,
+            [
+                html
+                for section in self.sections
+                for reportlet in section.reportlets
+                for html, _ in reportlet.components
+            ],
+        )
         sections = [
             {
                 "id": f"section-{section.name.lower()}",
                 "title": section.title,
-                "reportlets": [_reportlet(reportlet, inliner) for reportlet in section.reportlets],
+                "reportlets": [_reportlet(reportlet, contents) for reportlet in section.reportlets],
             }
             for section in self.sections
         ]
-        style = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-        template = environment.get_template("report.html.j2")
-        return template.render(title=self.title, sections=sections, style=style, **context)
+        script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+        return environment.get_template("report.html.j2").render(
+            title=self.title,
+            sections=sections,
+            series=[entry["series"] for entry in sections[0]["reportlets"] if entry["series"]]
+            if sections
+            else [],
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            policy=_policy(script, files_beside=contents.beside),
+            files_beside=contents.beside,
+            grades=GRADES,
+            findings=FINDINGS,
+            **context,
+        )
 
 
 def build_report(
@@ -144,13 +185,18 @@ def build_report(
         reportlets_dir=folder,
         metadata={"subject": subject},
     )
-    citation = out_dir / "logs" / "CITATION.md"
-    methods = citation.read_text(encoding="utf-8") if citation.is_file() else ""
+    citation = {
+        kind: path.read_text(encoding="utf-8") if path.is_file() else ""
+        for kind in ("md", "bib")
+        for path in [out_dir / "logs" / f"CITATION.{kind}"]
+    }
     page = report.render(
         subject=subject,
-        has_map=any(folder.glob("figures/*_desc-susceptibility_*.svg")),
+        about_rating={"Subject": subject, "Run": run_id, "Software": f"qsmflow {__version__}"},
+        has_map=any(folder.glob(f"figures/*{FIRST_FIGURE}*.svg")),
         errors=errors,
-        methods=render_methods(methods, first_heading=3),
+        citation=citation,
+        methods=render_methods(citation["md"], first_heading=3),
         about={
             "Version": f"qsmflow {__version__}",
             "Command": command_line or "not stated",
@@ -195,31 +241,61 @@ def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
     return tuple(found)
 
 
-class _Inliner:
-    """Turns pictures into data URIs until the page is full."""
+class _Contents:
+    """What the page holds: all tables and viewers, and pictures until it is full.
 
-    def __init__(self, root: Path):
-        self.root = root
-        self.left = LARGEST_PAGE
+    Attributes
+    ----------
+    beside : bool
+        Whether some pictures stay beside the page.
+    """
 
-    def __call__(self, name: str, caption: str) -> Figure:
-        svg = (self.root / name).read_text(encoding="utf-8")
-        title = _TITLE.search(svg)
-        alt = unescape(title.group(1)) if title else Path(name).name
-        uri = f"data:image/svg+xml,{quote(svg, safe=' /:;,=+()*!')}"
-        inlined = len(uri) <= self.left
-        if inlined:
-            self.left -= len(uri)
-        return Figure(uri if inlined else quote(name), alt, caption, Path(name).name, inlined)
+    def __init__(self, root: Path, components: Sequence[str]):
+        self._root = root
+        share = int(VIEWERS * LARGEST_PAGE / max(sum(_VIEWER in html for html in components), 1))
+        self._fragments = {
+            html: shrink_viewer(html, largest=share) if _VIEWER in html else Markup(html)
+            for html in components
+            if not _FIGURE.search(html)
+        }
+        self._held: dict[str, str] = {}
+        left = LARGEST_PAGE - sum(len(self._fragments.get(html, "")) for html in components)
+        names = [picture.group(1) for html in components if (picture := _FIGURE.search(html))]
+        for name in sorted(names, key=lambda name: FIRST_FIGURE not in name):
+            uri = f"data:image/svg+xml,{quote(self._read(name), safe=' /:;,=+()*!')}"
+            if len(uri) <= left:
+                self._held[name] = uri
+                left -= len(uri)
+        self.beside = len(self._held) < len(names)
 
-
-def _reportlet(reportlet: Reportlet, inliner: _Inliner) -> dict:
-    """What the template shows of a reportlet: headings, and figures or HTML fragments."""
-    contents = []
-    for html, caption in reportlet.components:
+    def __call__(self, html: str, caption: str) -> Figure | Markup:
+        """A picture, or a fragment; viewers share their part of the page."""
         picture = _FIGURE.search(html)
-        contents.append(inliner(picture.group(1), caption or "") if picture else Markup(html))
-    return {"series": _series(reportlet.title), "subtitle": reportlet.subtitle, "contents": contents}
+        return self._figure(picture.group(1), caption) if picture else self._fragments[html]
+
+    def _figure(self, name: str, caption: str) -> Figure:
+        title = _TITLE.search(self._read(name))
+        alt = unescape(title.group(1)) if title else Path(name).name
+        return Figure(self._held.get(name, quote(name)), alt, caption, Path(name).name, name in self._held)
+
+    def _read(self, name: str) -> str:
+        return (self._root / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, *, files_beside: bool) -> str:
+    """Content security policy: nothing is fetched, and no script runs but the page's own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    images = "data: 'self' file:" if files_beside else "data:"
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src {images}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _reportlet(reportlet: Reportlet, contents: _Contents) -> dict:
+    """What the template shows of a reportlet: headings, and figures or HTML fragments."""
+    shown = [contents(html, caption or "") for html, caption in reportlet.components]
+    return {"series": _series(reportlet.title), "subtitle": reportlet.subtitle, "contents": shown}
 
 
 def _series(title: str | None) -> str:

@@ -1,6 +1,6 @@
 """Tables and hints of one series: what was scanned, what was done, how far to trust it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -57,7 +57,9 @@ ACQUISITION: Mapping[str, Fact] = MappingProxyType(
         "SourceFiles": Fact("Files", separator="\n"),
     }
 )
-GLANCE = ("EchoTimes", "MagneticFieldStrength", "VoxelSize", "B0Angle", "PhaseRange", "PhaseSign")
+#: What the first screen says of the acquisition and of what was done with it.
+GLANCE = ("EchoTimes", "MagneticFieldStrength", "VoxelSize", "B0Angle", "PhaseSign")
+CHOSEN = ("Background field removal", "Dipole inversion", "Referencing", "Motion correction")
 
 
 def trust_hints(records: Sequence[Mapping], warnings: Sequence[str] = ()) -> tuple[str, ...]:
@@ -114,20 +116,25 @@ def summary(acquisition: Mapping, records: Sequence[Mapping], warnings: Sequence
     True
     """
     hints = trust_hints(records, warnings)
-    steps = Markup("\n").join(
-        Markup("<li><strong>{}</strong> {}</li>").format(record["stage"], record["algorithm"])
-        for record in records
-    )
-    facts = Markup("\n").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(
-            ACQUISITION[key].label, _fact(key, acquisition[key])
-        )
+    done = {record["stage"]: record["algorithm"] for record in records}
+    facts = {
+        ACQUISITION[key].label: _fact(key, acquisition[key])
         for key in GLANCE
         if acquisition.get(key) is not None
-    )
+    } | {stage: done[stage] for stage in CHOSEN if stage in done}
     return Markup(
-        '{}\n<dl class="glance">\n{}\n</dl>\n<ol class="chain" aria-label="Stages">\n{}\n</ol>'
-    ).format(_hint_box(hints), facts, steps)
+        '<div class="first">\n<div><h4>Whether to trust it</h4>\n{hints}</div>\n<div><h4>What was done</h4>\n'
+        '<dl class="glance">\n{facts}\n</dl>\n'
+        '<details class="plain print"><summary>Every step ({count})</summary>\n'
+        '<ol class="chain">\n{steps}\n</ol></details></div>\n</div>'
+    ).format(
+        facts=_join("<div><dt>{}</dt><dd>{}</dd></div>", facts.items()),
+        count=len(records),
+        steps=_join(
+            "<li><strong>{}</strong> {}</li>", ((record["stage"], record["algorithm"]) for record in records)
+        ),
+        hints=_hint_box(hints),
+    )
 
 
 def acquisition_table(acquisition: Mapping, records: Sequence[Mapping] = ()) -> Markup:
@@ -219,16 +226,21 @@ def _ended(converged: bool | None) -> Markup:
     return Markup('<span class="{}">{}</span>').format(*words[converged])
 
 
+def _join(pattern: str, rows: Iterable[tuple]) -> Markup:
+    """Rows put into a pattern of HTML, one a line."""
+    return Markup("\n").join(Markup(pattern).format(*row) for row in rows)
+
+
 def _hint_box(hints: Sequence[str]) -> Markup:
-    """The verdict-like box on top of a series."""
+    """What speaks against trusting a map; never a verdict, for a good map is more than a quiet run."""
     if not hints:
         return Markup(
             '<div class="verdict good" role="status"><strong>Nothing unusual was noticed.</strong> '
-            "The solvers reached their tolerances and no stage gave a warning. Look at the maps all the same."
-            "</div>"
+            "The solvers reached their tolerances and no stage gave a warning. That is a hint, no verdict: "
+            "look at the maps all the same.</div>"
         )
-    entries = Markup("\n").join(Markup("<li>{}</li>").format(hint) for hint in hints)
     count = "1 warning" if len(hints) == 1 else f"{len(hints)} warnings"
     return Markup(
-        '<div class="verdict bad" role="status"><strong>Look twice: {}.</strong>\n<ul>\n{}\n</ul></div>'
-    ).format(count, entries)
+        '<div class="verdict bad" role="status"><strong>Look twice: {}.</strong>\n<ul>\n{}\n</ul>'
+        "These are hints and no verdict.</div>"
+    ).format(count, _join("<li>{}</li>", ((hint,) for hint in hints)))

@@ -1,5 +1,8 @@
 """The page: offline, complete, escaped, tolerant of what is missing."""
 
+import base64
+import hashlib
+import re
 from html.parser import HTMLParser
 
 import nibabel as nib
@@ -12,10 +15,11 @@ from qsmflow.reports.assemble import build_report, collect_errors
 from qsmflow.reports.figures import FIGURES
 from qsmflow.reports.methods import write_citation
 from qsmflow.reports.summary import FRAGMENTS
+from qsmflow.reports.viewer import build_motion_slider, build_viewer, read_viewer
 
 RECORD = {"stage": "Dipole inversion", "algorithm": "TKD <script>", "parameters": {"Threshold": 0.19}}
 SECTIONS = (
-    "Overview",
+    "Summary",
     "Acquisition and mask",
     "Field",
     "Motion and data residual",
@@ -32,6 +36,7 @@ class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.tags, self.loads, self.links, self.ids, self.alts, self.headings = [], [], [], [], [], []
+        self.scripts = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -42,6 +47,7 @@ class Page(HTMLParser):
         self.links += [attributes["href"]] if tag == "a" else []
         self.ids += [attributes["id"]] if "id" in attributes else []
         self.alts += [attributes.get("alt")] if tag == "img" else []
+        self.scripts += [attributes.get("type")] if tag == "script" else []
 
     def handle_data(self, data):
         if self.tags and self.tags[-1] in ("h1", "h2", "h3") and data.strip():
@@ -66,6 +72,13 @@ def fill(out_dir, tmp_path, *, subject="01", labels="", kinds=tuple(FIGURES)) ->
         ).run(cwd=tmp_path)
         target = figures / f"sub-{subject}{labels}_desc-{kind}_MEGRE.html"
         target.write_text((tmp_path / found.outputs.out_report).read_text())
+    volumes = {"susceptibility": values, "magnitude": np.abs(values)}
+    fragments = {
+        "viewer": build_viewer(volumes, np.eye(4), mask=values > -9),
+        "motionslider": build_motion_slider(values, 0.9 * values, np.eye(4), mask=values > -9),
+    }
+    for kind, fragment in fragments.items():
+        (figures / f"sub-{subject}{labels}_desc-{kind}_MEGRE.html").write_text(fragment)
 
 
 @pytest.fixture
@@ -86,7 +99,7 @@ def test_page_loads_nothing_and_is_complete(out_dir):
     assert all(load.startswith("data:") for load in page.loads)
     assert "@import" not in text
     assert "url(" not in text
-    assert "script" not in page.tags
+    assert page.scripts == ["application/json", None]
     assert [h for h in page.headings if h in SECTIONS] == list(SECTIONS)
     assert len(page.alts) == len(FIGURES)
     assert all(page.alts)
@@ -112,11 +125,12 @@ def test_errors_are_shown_as_text(out_dir):
         {"traceback": ""},
     ]
     text = build_report(out_dir, subject="01", run_id="<i>", errors=errors).read_text()
-    assert "<script>" not in text
+    assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<b>fit" not in text
     assert "2 steps failed" in text
-    assert text.count("<details>") == 2
+    errors = text[text.index('id="errors"') : text.index('id="methods"')]
+    assert errors.count("<details") == 2
 
 
 def test_subject_without_anything_still_gets_a_page(tmp_path):
@@ -128,7 +142,8 @@ def test_subject_without_anything_still_gets_a_page(tmp_path):
 
 def test_hostile_label_is_text(tmp_path):
     text = build_report(tmp_path, subject="<script>", run_id="x").read_text()
-    assert "<script>" not in text
+    assert Page(text).scripts == [None]
+    assert text.count("<script>") == 1
     assert "sub-&lt;script&gt;" in text
 
 
@@ -144,10 +159,8 @@ def test_every_series_is_shown_under_its_labels(tmp_path):
         fill(tmp_path, tmp_path, labels=labels, kinds=("susceptibility",))
     page = Page(build_report(tmp_path, subject="01", run_id="x").read_text())
     assert len(page.alts) == 4
-    overview = page.headings[
-        page.headings.index("Overview") + 1 : page.headings.index("Acquisition and mask")
-    ]
-    assert sorted(overview) == sorted(
+    first = page.headings[page.headings.index("Summary") + 1 : page.headings.index("Acquisition and mask")]
+    assert sorted(first) == sorted(
         [
             "without session, acquisition or run label",
             "acquisition hires",
@@ -157,12 +170,88 @@ def test_every_series_is_shown_under_its_labels(tmp_path):
     )
 
 
+def test_no_script_but_the_pages_own_may_run_and_nothing_may_be_fetched(out_dir):
+    text = build_report(out_dir, subject="01", run_id="x").read_text()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1].replace(
+        "&#39;", "'"
+    )
+    assert text.index("http-equiv") < text.index("<style")
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert rules["script-src"] == f"'sha256-{digest}'"
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+
+
+def test_sections_of_other_fragments_appear_with_them_only(out_dir):
+    titles = {
+        "quality": "Image quality",
+        "comparison": "Comparison with the reference scan",
+        "regions": "Regions",
+    }
+    next(out_dir.glob("sub-01/figures/*_desc-comparison_*.svg")).unlink()
+    before = Page(build_report(out_dir, subject="01", run_id="x").read_text()).headings
+    assert not set(titles.values()) & set(before)
+    for kind in titles:
+        (out_dir / f"sub-01/figures/sub-01_desc-{kind}_MEGRE.html").write_text(f"<p>about {kind}</p>")
+    text = build_report(out_dir, subject="01", run_id="x").read_text()
+    assert set(titles.values()) <= set(Page(text).headings)
+    assert all(f"<p>about {kind}</p>" in text for kind in titles)
+
+
+def test_methods_can_be_copied_in_three_formats(out_dir):
+    text = build_report(out_dir, subject="01", run_id="x").read_text()
+    page = Page(text)
+    assert set(re.findall(r'data-copies="([^"]*)"', text)) <= set(page.ids)
+    assert text.count("data-copies=") == 3
+    assert "Inverted [1]." in text[text.index('id="methods-markdown"') :]
+    assert "@article{shmueli2009" in text[text.index('id="methods-bibtex"') :]
+
+
+def test_every_series_can_be_rated(tmp_path):
+    for labels in ("_acq-a", "_acq-b"):
+        fill(tmp_path, tmp_path, labels=labels, kinds=("susceptibility",))
+    text = build_report(tmp_path, subject="01", run_id="x").read_text()
+    assert re.findall(r'data-series="([^"]*)"', text) == ["acquisition a", "acquisition b"]
+    bare = build_report(tmp_path, subject="02", run_id="x").read_text()
+    assert re.findall(r'data-series="([^"]*)"', bare) == ["whole subject"]
+
+
 def test_a_full_page_keeps_further_figures_beside_it(out_dir, monkeypatch):
-    monkeypatch.setattr(assemble, "LARGEST_PAGE", 0)
+    monkeypatch.setattr(assemble, "LARGEST_PAGE", 1)
+    monkeypatch.setattr(assemble, "VIEWERS", 5_000)
     text = build_report(out_dir, subject="01", run_id="x").read_text()
     assert text.count("kept beside this page") == len(FIGURES)
+    assert "move both together" in text
+    assert "img-src data: &#39;self&#39; file:" in text
     for load in Page(text).loads:
         assert load == "data:," or (out_dir / load).is_file()
+
+
+def test_susceptibility_has_its_place_before_other_figures(out_dir, monkeypatch):
+    figure = next(out_dir.glob("sub-01/figures/*_desc-susceptibility_*.svg"))
+    fragments = sum(path.stat().st_size for path in out_dir.glob("sub-01/figures/*.html"))
+    monkeypatch.setattr(assemble, "VIEWERS", 1.0)
+    monkeypatch.setattr(assemble, "LARGEST_PAGE", fragments + 2 * figure.stat().st_size)
+    text = build_report(out_dir, subject="01", run_id="x").read_text()
+    shown = re.search(r"<code>[^<]*_desc-susceptibility_[^<]*</code>\s*(.*)", text)[1]
+    assert "beside this page" not in shown
+    assert 0 < text.count("kept beside this page") < len(FIGURES)
+
+
+def test_viewers_of_many_series_share_the_page(tmp_path, monkeypatch):
+    for labels in ("_acq-a", "_acq-b", "_acq-c"):
+        fill(tmp_path, tmp_path, labels=labels, kinds=())
+    monkeypatch.setattr(assemble, "LARGEST_PAGE", 15_000)
+    monkeypatch.setattr(assemble, "VIEWERS", 0.5)
+    text = build_report(tmp_path, subject="01", run_id="x").read_text()
+    viewers = re.findall(r'class="viewer-data">.*?</script>', text, re.DOTALL)
+    assert len(viewers) == 3
+    assert all(len(found) < 2_600 for found in viewers)
+    whole = (tmp_path / "sub-01/figures/sub-01_acq-a_desc-viewer_MEGRE.html").read_text()
+    page = read_viewer(text)[0].image
+    assert np.diag(page.affine)[0] > np.diag(read_viewer(whole)[0].image.affine)[0]
 
 
 def test_crash_files_are_read_whatever_they_hold(tmp_path):

@@ -68,6 +68,27 @@ def test_summary_is_calm_only_without_hints():
     assert "Look twice: 1 warning." in summary(ACQUISITION, RECORDS[1:], ["blank"])
 
 
+@pytest.mark.parametrize("records", [RECORDS, RECORDS[1:]])
+def test_summary_gives_hints_and_no_verdict(records):
+    assert "no verdict" in summary(ACQUISITION, records)
+
+
+def test_summary_says_what_was_done_at_a_glance_and_in_full():
+    records = [
+        {"stage": "Echo fit", "algorithm": "Least <squares>"},
+        {"stage": "Dipole inversion", "algorithm": "MEDI"},
+    ]
+    fragment = summary({"EchoTimes": [0.004], "B0Angle": 0.0, "PhaseSign": None}, records)
+    glance, steps = fragment.split("<details")
+    assert "<dt>Dipole inversion</dt><dd>MEDI</dd>" in glance
+    assert "<dt>Echo times</dt><dd>4 ms</dd>" in glance
+    assert "<dd>0 degrees</dd>" in glance
+    assert "Echo fit" not in glance
+    assert "Phase sign" not in glance
+    assert "Every step (2)" in steps
+    assert "<strong>Echo fit</strong> Least &lt;squares&gt;" in steps
+
+
 def test_acquisition_has_units_of_the_trade():
     fragment = FRAGMENTS["acquisition"](ACQUISITION, RECORDS)
     for text in ("4, 9.5 ms", "3 T", "1 × 1 × 2 mm", "−4096 … 4095"):
