@@ -97,7 +97,7 @@ class Settings:
     medi_smv_radius: float | None = None
     medi_csf_lambda: float | None = None
     deepqsm_model: str = "deepqsm-head"
-    motion_correction: str = "off"
+    motion_correction: str = "auto"
     motion_models: tuple[str, str] = ("motion-unet", "motion-prenet")
     reference_filter: MappingProxyType = field(default_factory=lambda: MappingProxyType({}))
     sloppy: bool = False

@@ -188,7 +188,7 @@ def _add_stages(parser):
     group.add_argument(
         "--motion-correction",
         choices=["auto", "on", "off"],
-        help="write a corrected map as well: where motion is severe, always, never (default: off)",
+        help="write a corrected map as well: where motion is severe, always, never (default: auto)",
     )
     group.add_argument(
         "--motion-models",

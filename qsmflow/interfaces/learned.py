@@ -16,10 +16,11 @@ from qsmflow.interfaces.images import geometry, load, load_mask, save
 from qsmflow.interfaces.stage import Stage, StageInputSpec, StageOutputSpec
 from qsmflow.nets.bundle import Bundle, load_bundle
 from qsmflow.nets.predict import correct_motion, predict_susceptibility
+from qsmflow.nets.severity import CERTAIN
 
 #: Severity in per cent from which a map counts as moved: the norm of the artefacts relative to that of the
 #: map, both without their means, as the networks estimate it.
-MOTION_SEVERITY_THRESHOLD = 10.0
+MOTION_SEVERITY_THRESHOLD = 100 * CERTAIN
 
 
 @dataclass(frozen=True)

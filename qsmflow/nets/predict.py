@@ -15,7 +15,7 @@ from qsmflow.core.fourier import good_size, voxels_along
 from qsmflow.nets.budget import MARGIN, Budget, slice_groups
 from qsmflow.nets.bundle import Bundle
 from qsmflow.nets.resampling import Frame, framed
-from qsmflow.nets.severity import severity_of
+from qsmflow.nets.severity import CERTAIN, severity_of
 from qsmflow.nets.tiling import Progress, run_network, run_tiled, usable_precision
 
 #: Zeros in mm along each axis of the dipole's grid: the far field of one side hardly reaches the other.
@@ -85,13 +85,15 @@ def told_severity(
     Returns
     -------
     tuple of callable and float or None
-        From a part of the image to what the network makes of it; the severity, or None without a gauge.
+        From a part of the image to what the network makes of it; the severity that the gauge estimates, or
+        None without one. Below :data:`qsmflow.nets.severity.CERTAIN` the network is told that there is none,
+        which leaves a map without motion as it is.
     """
     if not network.settings.severity:
         return network, None
     with torch.autocast(image.device.type, dtype=dtype, enabled=dtype != torch.float32):
         severity = severity_of(network.gauge(image, mask=mask))
-    return partial(network, severity=severity), float(severity)
+    return partial(network, severity=severity * (severity >= CERTAIN)), float(severity)
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from qsmflow.reports.viewer import read_viewer
 SHAPE = (30, 34, 26)
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0]) + np.array([[0, 0, 0, 31], [0, 0, 0, -30], [0, 0, 0, -20], [0] * 4])
 VIEWER = "#viewed .viewer"
-CROSSHAIR = f"document.querySelector('{VIEWER} .viewer-crosshair').textContent"
+CROSSHAIR = f"document.querySelector('{VIEWER} .viewer-crosshair')?.textContent"
 
 
 @pytest.fixture(scope="session")
