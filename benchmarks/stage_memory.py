@@ -66,12 +66,17 @@ def write_inputs(folder: Path, *, shape: tuple[int, ...], n_echoes: int) -> None
 
 def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     """The interfaces of each stage with their inputs in a folder, the costliest variants of each."""
+    import numpy as np
+
     from qsmflow.bids.phase_range import PhaseRange
     from qsmflow.interfaces import (
         background,
+        comparison,
         echoes,
         inversion,
         masks,
+        quality,
+        registration,
         reports,
         residual,
         susceptibility,
@@ -98,6 +103,12 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
     costly = {"smv_radius": 5.0, "csf_regularisation": 1e-3, "merit": True, "outside_sources": False}
     medi = {**iterative, **files(magnitude="combined", csf_mask="mask")}
     total = files("total_field", "mask")
+    reference = files(reference="combined", reference_mask="mask")
+    identity = np.eye(4).tolist()
+    judged = files("frequency", "local_field", "susceptibility", "r2star", **{
+        "magnitude": "combined", "frequency_noise": "noise", "relative_residual": "mask"
+    }, brain_mask="mask", mask="mask", field_mask="mask")  # fmt: skip
+    viewed = files("susceptibility", "local_field", magnitude="combined", mask_file="mask")
     return {
         "scale": (echoes.ScaleEchoes(**each, phase_range=radians),),
         "mask": (
@@ -125,6 +136,16 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
                 **files("susceptibility", "local_field", "mask"), **noise, field_strength=3.0
             ),
         ),
+        "quality": (quality.MeasureQuality(**judged, frequency_period=200.0, n_echoes=n_echoes),),
+        "register": (registration.RegisterToReference(**measured, **reference),),
+        "score": (
+            comparison.ComputeMetrics(
+                **files("susceptibility", "mask", corrected="r2star"),
+                **files(reference="total_field", reference_mask="mask"),
+                matrix=identity,
+            ),
+        ),
+        "viewer": (reports.BuildViewer(**viewed, **files(corrected="susceptibility")),),
         "figure": tuple(
             reports.PlotVolumes(
                 kind=kind,

@@ -124,7 +124,7 @@ def init_acquisition_wf(
         field_strength=field_strength,
         out_dir=out_dir,
         motion_correction=corrects,
-        mem_gb=mem_gb["figure"],
+        mem_gb=mem_gb,
     )
     measures_wf = init_measures_wf(acquisition=acquisition, bipolar=bipolar, out_dir=out_dir, mem_gb=mem_gb)
     records = pe.Node(niu.Merge(3 if corrects else 2), name="records", run_without_submitting=True)

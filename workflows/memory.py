@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 
 #: What the interpreter and its libraries take in each process, GB.
-PROCESS_GB = 0.46
+PROCESS_GB = 0.5
 #: Bytes per voxel: (constant part, part per echo), a fifth above what benchmarks/stage_memory.py measures.
 BYTES_PER_VOXEL = {
     "scale": (12, 17),
@@ -15,10 +15,11 @@ BYTES_PER_VOXEL = {
     "sign": (80, 0),
     "invert": (255, 0),
     "residual": (130, 0),
-    "quality": (110, 0),
-    "register": (120, 0),
-    "score": (220, 0),
+    "quality": (140, 0),
+    "register": (160, 0),
+    "score": (285, 0),
     "figure": (45, 0),
+    "viewer": (140, 0),
 }
 #: The same for the fit where it goes slab by slab.
 LOW_MEMORY_FIT = (120, 3)

@@ -66,7 +66,7 @@ def init_report_wf(
     field_strength: float,
     out_dir: Path,
     motion_correction: bool,
-    mem_gb: float,
+    mem_gb: dict[str, float],
     name: str = "report_wf",
 ) -> Workflow:
     """Draw an acquisition's figures and write its tables into the output's ``figures`` folder.
@@ -83,8 +83,8 @@ def init_report_wf(
         Derivative data set.
     motion_correction : bool
         Whether there is a corrected map to show.
-    mem_gb : float
-        GB of one figure.
+    mem_gb : dict
+        GB by stage.
     name : str
         Name of the workflow.
 
@@ -123,7 +123,7 @@ def init_report_wf(
         volumes = pe.Node(
             niu.Merge(len(figure.volumes)), name=f"volumes_{figure.kind}", run_without_submitting=True
         )
-        plot = pe.Node(PlotVolumes(kind=figure.kind), name=f"plot_{figure.kind}", mem_gb=mem_gb)
+        plot = pe.Node(PlotVolumes(kind=figure.kind), name=f"plot_{figure.kind}", mem_gb=mem_gb["figure"])
         workflow.connect([
             (inputnode, volumes, [(field, f"in{row}") for row, field in enumerate(figure.volumes, start=1)]),
             (volumes, plot, [("out", "in_files")]),
@@ -140,7 +140,7 @@ def init_report_wf(
         ])  # fmt: skip
         if kind == "summary":
             workflow.connect(warnings, "out", write, "warnings")
-    viewer = pe.Node(BuildViewer(), name="viewer", mem_gb=mem_gb)
+    viewer = pe.Node(BuildViewer(), name="viewer", mem_gb=mem_gb["viewer"])
     viewed = [*_VIEWED, ("corrected", "corrected")] if motion_correction else list(_VIEWED)
     workflow.connect([
         (inputnode, viewer, viewed),

@@ -14,7 +14,7 @@ def test_viewer_takes_the_maps_and_the_corrected_one_where_there_is_one(make_job
         field_strength=3.0,
         out_dir=tmp_path,
         motion_correction=corrects,
-        mem_gb=1.0,
+        mem_gb=job.memory,
     )
     viewer = workflow.get_node("viewer")
     given = {
