@@ -226,9 +226,11 @@ def plot_volumes(
         arrays, names = [*arrays, arrays[-1] - arrays[0]], (*names, "difference")
     found = [_window(array[window_region], spec.window) for array in arrays]
     windows = tuple(found[0 if spec.difference else row][0] for row in range(len(found)))
+    # A difference may well be zero everywhere: that is no failure.
+    judged = found[:-1] if spec.difference else found
     warnings = tuple(
         f"{spec.title}{f' ({name})' if name and len(arrays) > 1 else ''}: {remark}"
-        for name, (_, remarks) in zip(names, found, strict=False)
+        for name, (_, remarks) in zip(names, judged, strict=False)
         for remark in remarks
     )
     rows = _rows(arrays, names, _bounding_box(region, affine))

@@ -150,3 +150,10 @@ def test_refuses_what_cannot_be_drawn(volumes):
 def test_single_slice():
     volume = np.random.default_rng(0).normal(size=(8, 8, 1))
     assert plot_volumes([volume], np.eye(4), spec=FIGURES["local"]).warnings == ()
+
+
+def test_maps_without_a_difference_are_no_reason_to_look_twice():
+    volume = np.random.default_rng(0).normal(size=(8, 9, 10))
+    assert plot_volumes([volume, volume], np.eye(4), spec=FIGURES["motion"]).warnings == ()
+    blank = plot_volumes([volume, 0 * volume], np.eye(4), spec=FIGURES["motion"]).warnings
+    assert ["blank" in warning for warning in blank] == [True]
