@@ -1,12 +1,13 @@
 """One acquisition from its files to its derivatives and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from qsmflow.bids.atlases import Atlas
 from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.learned import Model
@@ -28,6 +29,7 @@ def init_acquisition_wf(
     phase_range: PhaseRange,
     field_strength: float,
     mask_file: str | None,
+    atlases: Sequence[Atlas],
     bids_dir: Path,
     out_dir: Path,
     bipolar: bool,
@@ -57,6 +59,8 @@ def init_acquisition_wf(
         Tesla.
     mask_file : str or None
         Brain mask of the user.
+    atlases : sequence of Atlas
+        Label images in whose regions the maps are measured.
     bids_dir, out_dir : Path
         Raw and derivative data set.
     bipolar, low_mem
@@ -126,7 +130,9 @@ def init_acquisition_wf(
         motion_correction=corrects,
         mem_gb=mem_gb,
     )
-    measures_wf = init_measures_wf(acquisition=acquisition, bipolar=bipolar, out_dir=out_dir, mem_gb=mem_gb)
+    measures_wf = init_measures_wf(
+        acquisition=acquisition, atlases=atlases, bipolar=bipolar, out_dir=out_dir, mem_gb=mem_gb
+    )
     records = pe.Node(niu.Merge(3 if corrects else 2), name="records", run_without_submitting=True)
     # What was measured of a map has no part in how it came about: it is for the report alone.
     told = pe.Node(niu.Merge(2), name="told", run_without_submitting=True)
@@ -174,6 +180,7 @@ def init_acquisition_wf(
             # The report shows what the networks would change even where the result is not accepted.
             (motion_wf, outputs_wf, [("outputnode.accepted", "inputnode.corrected")]),
             (motion_wf, report_wf, [("outputnode.corrected", "inputnode.corrected")]),
+            (motion_wf, measures_wf, [("outputnode.accepted", "inputnode.corrected")]),
             (motion_wf, outputnode, [("outputnode.accepted", "corrected")]),
         ])  # fmt: skip
     return workflow

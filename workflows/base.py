@@ -91,6 +91,7 @@ def _acquisition_wf(
         phase_range=job.phase_range,
         field_strength=job.field_strength,
         mask_file=str(job.mask_file) if job.mask_file else None,
+        atlases=job.atlases,
         bids_dir=settings.bids_dir,
         out_dir=settings.out_dir,
         bipolar=settings.bipolar,

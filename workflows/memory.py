@@ -18,6 +18,7 @@ BYTES_PER_VOXEL = {
     "quality": (140, 0),
     "register": (160, 0),
     "score": (285, 0),
+    "regions": (160, 0),
     "figure": (45, 0),
     "viewer": (140, 0),
 }

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from qsmflow.bids.atlases import Atlas
 from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 
@@ -26,7 +27,7 @@ class Settings:
     bids_filter_file, bids_database_dir : Path or None
         Entities to select by; folder of a stored pybids index.
     derivatives : mapping
-        Name to path of derivative data sets that hold brain masks.
+        Name to path of derivative data sets that hold brain masks; ``atlas`` holds label images.
     mask_file : Path or None
         Brain mask for every selected acquisition.
     field_strength : float or None
@@ -136,6 +137,8 @@ class AcquisitionJob:
         GB by stage.
     reference : Acquisition or None
         What it is compared with.
+    atlases : tuple of Atlas
+        Label images in whose regions its maps are measured.
     """
 
     acquisition: Acquisition
@@ -144,3 +147,4 @@ class AcquisitionJob:
     mask_file: Path | None
     memory: dict[str, float]
     reference: Acquisition | None = None
+    atlases: tuple[Atlas, ...] = ()

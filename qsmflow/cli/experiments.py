@@ -21,7 +21,7 @@ from qsmflow.sim.mgre import MOTION_MODELS
 from qsmflow.sim.random_shapes import ShapeSettings
 from qsmflow.train.experiments import deepqsm, motion
 from qsmflow.train.experiments.images import direction_as_read, tensor_of
-from qsmflow.train.experiments.inversions import LocalField, Method, medi, network, tkd
+from qsmflow.train.experiments.inversions import LocalField, Method, medi, network, refitted, tkd
 from qsmflow.train.experiments.published import DEEPQSM_TKD_THRESHOLD
 from qsmflow.train.experiments.results import Result, write_result
 from qsmflow.train.experiments.scans import SubjectScans, read_scans, simulate_separate_pairs
@@ -283,7 +283,8 @@ def _forward(arguments: argparse.Namespace, networks: Mapping[str, Method]) -> R
         scan = deepqsm.brain_protocol(sloppy=arguments.sloppy)
         brain = deepqsm.digital_brain(scan, seed=held_out_seed(arguments.seed, 2), device=arguments.device)
     edges = "" if brain.magnitude is not None else " without edges (TV)"
-    methods = {**networks, TKD: tkd(), f"MEDI{edges}, simulation preset": medi(SIMULATION)}
+    refits = {f"{name}, refitted to the exact field": refitted(method) for name, method in networks.items()}
+    methods = {**networks, **refits, TKD: tkd(), f"MEDI{edges}, simulation preset": medi(SIMULATION)}
     return deepqsm.forward_brain(brain, methods, against=TKD)
 
 

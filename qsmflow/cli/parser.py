@@ -129,7 +129,8 @@ def _add_input(parser):
         nargs="+",
         type=_named_path,
         metavar="NAME=PATH",
-        help="derivative data sets whose desc-brain_mask is used for the same acquisition",
+        help="derivative data sets whose desc-brain_mask is used for the same acquisition; that called atlas "
+        "holds label images (*_dseg) in whose regions the maps are measured",
     )
     group.add_argument(
         "--field-strength",

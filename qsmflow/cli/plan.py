@@ -8,8 +8,10 @@ import nibabel as nib
 import numpy as np
 from bids.layout import BIDSLayout
 
+from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
+from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.layout import (
     Acquisition,
     Collected,
@@ -102,12 +104,20 @@ def make_plan(settings: Settings) -> Plan:
     if not usable:
         code = next(code for category, code in _EXIT_CODES.items() if category in categories)
         raise Stop(code, format_findings(findings))
-    masks = find_brain_masks(layout, usable) if settings.derivatives else {}
-    findings += _without_mask(usable, masks) if settings.derivatives else []
+    masks = find_brain_masks(layout, usable)
+    findings += _without_mask(usable, masks) if _with_masks(settings) else []
+    atlases = _find_atlases(settings, usable)
+    findings += _without_labels(usable, atlases) if ATLAS in settings.derivatives else []
     references = find_references(usable, wanted=settings.reference_filter)
     findings += references.findings
     jobs = tuple(
-        _make_job(acquisition, settings=settings, masks=masks, reference=references.of.get(acquisition.name))
+        _make_job(
+            acquisition,
+            settings=settings,
+            mask_file=settings.mask_file or masks.get(acquisition.name),
+            reference=references.of.get(acquisition.name),
+            atlases=atlases.get(acquisition.name, ()),
+        )
         for acquisition in usable
     )
     _check_memory(jobs, settings)
@@ -129,7 +139,7 @@ def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayou
         layout = open_layout(
             settings.bids_dir,
             database_dir=settings.bids_database_dir,
-            derivatives=dict(settings.derivatives),
+            derivatives=_with_masks(settings),
         )
     except UnreadableDataset as error:
         code = next(code for key, code in _EXIT_CODES.items() if key in {f.category for f in error.findings})
@@ -143,6 +153,11 @@ def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayou
         filters=filters,
     )
     return layout, collected
+
+
+def _with_masks(settings: Settings) -> dict[str, Path]:
+    """Data sets that are searched for brain masks."""
+    return {name: path for name, path in settings.derivatives.items() if name != ATLAS}
 
 
 def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Finding]:
@@ -160,11 +175,40 @@ def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Find
     ]
 
 
+def _find_atlases(settings: Settings, acquisitions: Sequence[Acquisition]) -> dict[str, tuple[Atlas, ...]]:
+    """Label images by acquisition, where the user gave some."""
+    if ATLAS not in settings.derivatives:
+        return {}
+    try:
+        return find_atlases(settings.derivatives[ATLAS], acquisitions)
+    except InputProblem as error:
+        raise Stop(ExitCode.BAD_DATA, f"--derivatives {ATLAS}: {error}") from error
+
+
+def _without_labels(acquisitions: Sequence[Acquisition], atlases: dict) -> list[Finding]:
+    return [
+        Finding(
+            "warning",
+            acquisition.name,
+            f"--derivatives {ATLAS}",
+            "no label image fits this acquisition",
+            "add sub-…_dseg.nii.gz in its space, or tpl-…_dseg.nii.gz beside tpl-…_desc-brain_T1w.nii.gz",
+            subject=acquisition.subject,
+        )
+        for acquisition in acquisitions
+        if not atlases[acquisition.name]
+    ]
+
+
 def _make_job(
-    acquisition: Acquisition, *, settings: Settings, masks: dict, reference: Acquisition | None
+    acquisition: Acquisition,
+    *,
+    settings: Settings,
+    mask_file: Path | None,
+    reference: Acquisition | None,
+    atlases: tuple[Atlas, ...],
 ) -> AcquisitionJob:
     phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
-    mask_file = settings.mask_file or masks.get(acquisition.name)
     image = nib.load(acquisition.echoes[0].magnitude)
     if mask_file is not None:
         _check_grid(mask_file, image, name=acquisition.name)
@@ -181,6 +225,7 @@ def _make_job(
             limit=settings.mem_gb,
         ),
         reference=reference,
+        atlases=atlases,
     )
 
 

@@ -115,10 +115,10 @@ def register(
     """
     moving_image, moving_inside = _compared(moving, moving_mask, moving_affine, name="moving")
     fixed_image, fixed_inside = _compared(fixed, fixed_mask, fixed_affine, name="fixed")
-    start = _centre(fixed_mask, fixed_affine)
+    start = mask_centre(fixed_mask, fixed_affine)
     transform = sitk.Euler3DTransform()
     transform.SetCenter(start.tolist())
-    transform.SetTranslation((_centre(moving_mask, moving_affine) - start).tolist())
+    transform.SetTranslation((mask_centre(moving_mask, moving_affine) - start).tolist())
     method = _method(fixed_image, max_iterations=max_iterations, threads=threads)
     method.SetMetricFixedMask(fixed_inside)
     method.SetMetricMovingMask(moving_inside)
@@ -192,12 +192,12 @@ def resample(
     values = image.detach().to(torch.uint8 if dtype == torch.bool else dtype).cpu().numpy()
     # ITK asks where each voxel of the grid comes from. Asked in voxels, it needs neither origin nor axes, for
     # which it would allow no shear.
-    source = np.linalg.inv(_checked(matrix, name="matrix") @ _checked(affine, name="affine"))
-    pull = source @ _checked(like_affine, name="affine of the grid")
+    source = np.linalg.inv(checked_affine(matrix, name="matrix") @ checked_affine(affine, name="affine"))
+    pull = source @ checked_affine(like_affine, name="affine of the grid")
     filled = sitk.ResampleImageFilter()
     filled.SetNumberOfThreads(threads)
     filled.SetSize([int(size) for size in like_shape])
-    filled.SetTransform(_affine_transform(pull))
+    filled.SetTransform(affine_transform(pull))
     filled.SetInterpolator(INTERPOLATORS[interpolation])
     found = filled.Execute(sitk.GetImageFromArray(values.transpose(2, 1, 0)))
     moved = np.ascontiguousarray(sitk.GetArrayFromImage(found).transpose(2, 1, 0))
@@ -245,12 +245,12 @@ def _compared(image: Tensor, mask: Tensor, affine: np.ndarray, *, name: str) -> 
     # Outside, each voxel takes the value of the nearest inside: smoothing then makes no edge of the mask's.
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
     values = values[tuple(nearest)].clip(low, high)
-    affine = _checked(affine, name=f"affine of the {name} image")
-    return _itk_image(values, affine), _itk_image(inside.astype(np.uint8), affine)
+    affine = checked_affine(affine, name=f"affine of the {name} image")
+    return itk_image(values, affine), itk_image(inside.astype(np.uint8), affine)
 
 
-def _itk_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
-    """Array of (x, y, z) at its place in the scanner."""
+def itk_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """Array of (x, y, z) at its place in the scanner, as ITK has it."""
     image = sitk.GetImageFromArray(values.transpose(2, 1, 0))
     axes = (FLIP @ affine)[:3]
     spacing = np.linalg.norm(axes[:, :3], axis=0)
@@ -260,7 +260,7 @@ def _itk_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
     return image
 
 
-def _centre(mask: Tensor, affine: np.ndarray) -> np.ndarray:
+def mask_centre(mask: Tensor, affine: np.ndarray) -> np.ndarray:
     """Centre of gravity of a mask in ITK's coordinates."""
     voxel = mask.bool().nonzero().double().mean(dim=0).cpu().numpy()
     return (FLIP @ affine @ [*voxel, 1.0])[:3]
@@ -274,14 +274,14 @@ def _scanner_matrix(transform: sitk.Euler3DTransform) -> np.ndarray:
     return FLIP @ matrix @ FLIP
 
 
-def _affine_transform(matrix: np.ndarray) -> sitk.AffineTransform:
+def affine_transform(matrix: np.ndarray) -> sitk.AffineTransform:
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(matrix[:3, :3].ravel().tolist())
     transform.SetTranslation(matrix[:3, 3].tolist())
     return transform
 
 
-def _checked(matrix: np.ndarray, *, name: str) -> np.ndarray:
+def checked_affine(matrix: np.ndarray, *, name: str) -> np.ndarray:
     """An affine in double precision."""
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or np.linalg.det(matrix) == 0:

@@ -30,6 +30,9 @@ class _PlotVolumesInputSpec(BaseInterfaceInputSpec):
     unit = traits.Either(
         None, traits.Str, usedefault=True, desc="unit of the values instead of the usual one"
     )
+    outline_files = traits.List(
+        traits.Either(None, File(exists=True)), desc="label image for each volume, outlined on it"
+    )
 
 
 class _PlotVolumesOutputSpec(TraitedSpec):
@@ -44,7 +47,7 @@ class PlotVolumes(SimpleInterface):
     output_spec = _PlotVolumesOutputSpec
 
     def _run_interface(self, runtime):
-        mask_file = self.inputs.mask_file
+        mask_file, outlines = self.inputs.mask_file, self.inputs.outline_files
         picture = plot_volumes(
             [_volume(path) for path in self.inputs.in_files],
             nib.load(self.inputs.in_files[0]).affine,
@@ -52,6 +55,7 @@ class PlotVolumes(SimpleInterface):
             mask=load_mask(mask_file).numpy() if mask_file else None,
             labels=self.inputs.labels if isdefined(self.inputs.labels) else (),
             unit=self.inputs.unit,
+            outlines=[path and _volume(path) for path in outlines] if isdefined(outlines) else (),
         )
         path = Path(runtime.cwd) / f"{self.inputs.kind}.svg"
         path.write_text(picture.svg, encoding="utf-8")

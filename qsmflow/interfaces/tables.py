@@ -11,11 +11,12 @@ from nipype.interfaces.base import (
     InputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from qsmflow.bids.tables import Column, write_rows
-from qsmflow.reports import comparison, quality
+from qsmflow.reports import comparison, quality, regions
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class TableKind:
 TABLES = {
     "comparison": TableKind(comparison.COLUMNS, comparison.comparison_table),
     "quality": TableKind(quality.COLUMNS, quality.quality_table),
+    "regions": TableKind(regions.COLUMNS, regions.region_table),
 }
 
 
 class _TabulateInputSpec(BaseInterfaceInputSpec):
     kind = traits.Enum(*TABLES, mandatory=True, desc="which table; also its desc entity")
     series = traits.Dict(mandatory=True, desc="cells that tell the series, for every row")
-    rows = InputMultiObject(traits.Dict, mandatory=True, desc="cells of each row by column")
+    rows = InputMultiObject(traits.Dict, desc="cells of each row by column; there may be none")
     shared = traits.Dict(usedefault=True, desc="more cells for every row")
 
 
@@ -61,7 +63,8 @@ class Tabulate(SimpleInterface):
 
     def _run_interface(self, runtime):
         kind = TABLES[self.inputs.kind]
-        rows = [{**self.inputs.series, **row, **self.inputs.shared} for row in self.inputs.rows]
+        given = self.inputs.rows if isdefined(self.inputs.rows) else []
+        rows = [{**self.inputs.series, **row, **self.inputs.shared} for row in given]
         folder = Path(runtime.cwd)
         write_rows(folder / f"{self.inputs.kind}.json", rows, columns=kind.columns)
         (folder / f"{self.inputs.kind}.html").write_text(kind.fragment(rows), encoding="utf-8")

@@ -111,6 +111,12 @@ FIGURES: Mapping[str, FigureSpec] = MappingProxyType(
             smooth=False,
             row_labels=("wrapped", "unwrapped"),
         ),
+        "regions": FigureSpec(
+            "Regions on the susceptibility",
+            "Chimap",
+            "ppm",
+            window=WindowRule(symmetric=True, smallest=0.1, largest=0.2),
+        ),
         "total": FigureSpec(
             "Total field",
             "fieldmap",
@@ -182,6 +188,7 @@ def plot_volumes(
     mask: ArrayLike | None = None,
     labels: Sequence[str] = (),
     unit: str | None = None,
+    outlines: Sequence[ArrayLike | None] = (),
 ) -> Picture:
     """Draw one volume in three planes, or several volumes below one another on the same slices.
 
@@ -199,6 +206,8 @@ def plot_volumes(
         Names of the volumes instead of those of the specification.
     unit : str, optional
         Instead of that of the specification.
+    outlines : sequence of array_like or None
+        (x, y, z) of whole numbers for each volume: borders are drawn around each label but 0.
 
     Returns
     -------
@@ -236,10 +245,10 @@ def plot_volumes(
     rows = _rows(arrays, names, _bounding_box(region, affine))
     box = _bounding_box(region if spec.inside_mask else np.ones_like(region), affine)
     shown = [np.where(region, array, np.nan) if spec.inside_mask else array for array in arrays]
-    outline = region if spec.outline else None
+    borders = list(outlines) or [region if spec.outline else None] * len(arrays)
     for pixels in CELL_PIXELS:
         rasters = [
-            _raster(shown[index], outline, affine, cuts, box, windows[index], spec.smooth, pixels)
+            _raster(shown[index], borders[index], affine, cuts, box, windows[index], spec.smooth, pixels)
             for index, _, cuts in rows
         ]
         encoded = [_encode(raster, spec.colour_map) for raster in rasters]
@@ -326,10 +335,19 @@ def _raster(volume, outline, affine, cuts, box, window, smooth, pixels) -> NDArr
         levels = np.clip((values - low) / (high - low), 0, 1) * (LAST - FIRST)
         cell = np.where(np.isfinite(values), np.nan_to_num(levels) + FIRST, BACKGROUND).astype(np.uint8)
         if outline is not None:
-            inside = _sample(outline.astype(np.float32), coordinates, order=0) > 0.5
-            cell[inside & ~ndimage.binary_erosion(inside)] = OUTLINE
+            cell[_borders(np.nan_to_num(_sample(outline.astype(np.float32), coordinates, order=0)))] = OUTLINE
         cells.append(cell)
     return np.concatenate(cells, axis=1)
+
+
+def _borders(labels: NDArray) -> NDArray[np.bool_]:
+    """Pixels of a label that touch another one, or none, or the edge."""
+    cross = ndimage.generate_binary_structure(2, 1)
+    lowest, highest = (
+        extreme(labels, footprint=cross, mode="constant")
+        for extreme in (ndimage.minimum_filter, ndimage.maximum_filter)
+    )
+    return (labels != 0) & (lowest != highest)
 
 
 def _sample(volume: NDArray, coordinates: NDArray, *, order: int) -> NDArray:

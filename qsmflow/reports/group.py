@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from qsmflow.bids.files import write_text
 from qsmflow.bids.findings import Finding
 from qsmflow.bids.tables import SERIES
+from qsmflow.reports import regions
 from qsmflow.reports.html import humanise, table
 from qsmflow.version import __version__
 
@@ -36,9 +37,8 @@ LABELS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "rois": (*SERIES, "atlas", "index", "name", "map"),
     }
 )
-#: Column of the region table that is shown, and its unit, which depends on the map.
+#: Column of the region table that is shown.
 REGION_VALUE = "mean"
-REGION_UNITS = MappingProxyType({"Chimap": "ppm", "desc-motioncorrected_Chimap": "ppm", "R2starmap": "1/s"})
 
 #: Tukey's fences lie so many interquartile ranges outside the quartiles.
 FENCE = 1.5
@@ -452,7 +452,7 @@ def region_panels(rois: GroupTable, *, links: Links) -> list[dict]:
             Lane(f"{region}, {which}" if several else str(region), which, values)
             for (_, region, which), values in chosen.groupby(["index", "name", "acquisition"], dropna=False)
         ]
-        unit = REGION_UNITS.get(name, "")
+        unit = regions.UNITS.get(name, "")
         panels.append(
             {"title": f"{atlas}: {name}", "first": "Region", "unit": unit, **_panel(lanes, links=links)}
         )

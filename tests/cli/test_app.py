@@ -260,6 +260,36 @@ def test_own_mask_of_a_derivative_data_set_is_used(app, small_dataset, finished,
     assert not np.array_equal(read(out / name), read(finished.out_dir / name))
 
 
+def test_maps_are_measured_in_the_regions_of_label_images(app, finished, tmp_path, capsys):
+    atlas, out = finished.bids_dir / "derivatives" / "truth", tmp_path / "out"
+    assert finished.again("-d", f"atlas={atlas}", out_dir=out) == ExitCode.DONE
+    assert "a mask will be made" not in capsys.readouterr().err
+    lines = (out / "sub-01" / "sub-01_regions.tsv").read_text().splitlines()
+    rows = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
+    assert {row["map"] for row in rows} == {"Chimap", "R2starmap"}
+    labels = read(atlas / "sub-01/anat/sub-01_dseg.nii.gz")
+    chi = read(out / "sub-01/anat/sub-01_Chimap.nii.gz")
+    matter = next(row for row in rows if (row["name"], row["map"]) == ("white matter", "Chimap"))
+    inside = (labels == int(matter["index"])) & (chi != 0)
+    assert float(matter["mean"]) == pytest.approx(chi[inside].mean(), abs=1e-6)
+    assert int(matter["voxels"]) == inside.sum()
+    assert "white matter" in (out / "sub-01.html").read_text()
+    assert finished.again(out_dir=out) == ExitCode.DONE
+    assert not [*(out / "sub-01").glob("*regions*"), *(out / "sub-01" / "figures").glob("*regions*")]
+
+
+def test_label_images_are_checked_before_any_work(app, small_dataset, tmp_path, capsys):
+    folder = tmp_path / "atlas" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    run = (small_dataset, tmp_path / "out", tmp_path / "work", "-d", f"atlas={tmp_path / 'atlas'}")
+    assert app(*run, "--dry-run") == ExitCode.DONE
+    assert "no label image fits this acquisition" in capsys.readouterr().err
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), folder / "sub-01_dseg.nii")
+    assert app(*run) == ExitCode.BAD_DATA
+    assert "sub-01_dseg.nii: labels must be one volume of whole numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "sub-01").exists()
+
+
 def test_single_echo_of_a_session_is_enough(app, small_dataset, tmp_path, capsys):
     bids_dir = tmp_path / "in"
     anat = bids_dir / "sub-03" / "ses-A" / "anat"

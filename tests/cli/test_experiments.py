@@ -98,7 +98,12 @@ def test_shapes_and_own_brain(tmp_path, models, capsys):
     shapes = {row["method"]: row for row in rows(out / "deepqsm-1_shapes.tsv")}
     assert shapes["TKD 0.19"]["samples"] == "2" and float(shapes["fresh-deepqsm"]["mean NRMSE (%)"]) > 0
     brain = [row["method"] for row in rows(out / "deepqsm-2_forward.tsv")]
-    assert brain == ["fresh-deepqsm", "TKD 0.19", "MEDI without edges (TV), simulation preset"]
+    assert brain == [
+        "fresh-deepqsm",
+        "fresh-deepqsm, refitted to the exact field",
+        "TKD 0.19",
+        "MEDI without edges (TV), simulation preset",
+    ]
     messages = capsys.readouterr()
     assert "experiment 3 is left out: give --field, --truth and --mask" in messages.err
     assert messages.out.strip().endswith(str(out))

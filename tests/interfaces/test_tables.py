@@ -31,3 +31,9 @@ def test_a_single_row_is_enough_and_unknown_values_are_told(tmp_path):
     html = Path(found.out_report).read_text()
     assert "3.25" in html
     assert html.count("n/a") == len(METRICS) - 1
+
+
+def test_label_images_without_any_region_in_the_brain_are_told(tmp_path):
+    found = Tabulate(kind="regions", series={"participant_id": "sub-01"}, rows=[]).run(cwd=tmp_path).outputs
+    assert json.loads(Path(found.out_rows).read_text())["rows"] == []
+    assert "No region" in Path(found.out_report).read_text()

@@ -125,6 +125,23 @@ def test_outline_encloses_the_mask_and_only_the_mask_figure_has_one():
     assert outlined["r2star"] == 0
 
 
+def test_each_label_of_an_outline_has_its_border():
+    labels = ball().astype(int)
+    labels[SHAPE[0] // 2 :] *= 2  # two halves, and a seam between them
+    images = [
+        rasters(
+            plot_volumes(
+                [ball() + 1.0, ball() + 1.0], np.eye(4), spec=FIGURES["regions"], outlines=[None, each]
+            ).svg
+        )
+        for each in (ball(), labels)
+    ]
+    # Each row of slices is followed by its colour bar.
+    drawn = [[(raster == OUTLINE_COLOUR).all(axis=2).sum() for raster in rows[::2]] for rows in images]
+    assert drawn[0][0] == drawn[1][0] == 0
+    assert drawn[1][1] > drawn[0][1] > 50
+
+
 def test_pure_noise_stays_small():
     volume = np.random.default_rng(0).normal(size=(160, 160, 120)).astype(np.float32)
     picture = plot_volumes([volume], np.diag([1, 1, 1.2, 1]), spec=FIGURES["local"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qsmflow.core.dipole import dipole_field
+from qsmflow.core.metrics import nrmse
 from qsmflow.nets.bundle import Bundle, ModelCard
 from qsmflow.nets.prenet import PReNet, PReNetSettings
 from qsmflow.nets.unet import UNet, UNetSettings
@@ -91,6 +92,23 @@ def test_perfect_network_has_no_error_and_half_a_map_half(brain):
     assert perfect["NRMSE / that of half"] == pytest.approx(0, abs=1e-4)
     assert half["NRMSE (%)"] == pytest.approx(50, abs=1e-3)
     assert half["NRMSE / that of half"] == 1
+
+
+def test_conjugate_gradients_bring_any_map_nearer_to_an_exact_field(brain):
+    problem = brain.local_field()
+    found = inversions.recover(
+        {
+            "half": (half := lambda problem: brain.susceptibility / 2 * brain.mask),
+            "few": inversions.refitted(half, steps=3),
+            "many": inversions.refitted(half, steps=15),
+        },
+        problem,
+    )
+    half, few, many = (
+        nrmse(one.susceptibility, brain.susceptibility, mask=brain.mask) for one in found.values()
+    )
+    assert half == pytest.approx(50, abs=1e-3)
+    assert many < 0.8 * few < 0.8 * half
 
 
 def test_measured_field_tunes_by_the_truth_and_says_so(brain, monkeypatch):

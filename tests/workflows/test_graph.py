@@ -7,6 +7,7 @@ import pytest
 from nipype.interfaces.base import isdefined
 from nipype.pipeline.engine.utils import generate_expanded_graph
 
+from qsmflow.bids.atlases import Atlas
 from qsmflow.interfaces.learned import CorrectMotion, Model
 from qsmflow.reports.methods import cite
 from qsmflow.workflows.base import init_qsmflow_wf, log_dir
@@ -219,6 +220,35 @@ def test_memory_of_a_network_does_not_make_its_result_stale():
 
     assert hashed() == hashed(memory_gb=1.0) == hashed(memory_gb=2.0)
     assert hashed() != hashed(unet=replace(MODELS["unet"], sha256="1e"))
+
+
+@pytest.mark.parametrize("motion", ["auto", "off"])
+def test_each_label_image_is_measured_and_without_any_nothing_stays(
+    make_settings, make_job, tmp_path, motion
+):
+    labels, brain = tmp_path / "labels.nii", tmp_path / "brain.nii"
+    for path in (labels, brain):
+        path.touch()
+    atlases = (Atlas("own", labels, {1: "caudate"}), Atlas("far", labels, template=brain))
+    settings = make_settings(motion_correction=motion)
+    job = replace(make_job(), atlases=atlases)
+    workflow = init_qsmflow_wf(settings, [job], models=MODELS, run_id="run", use_gpu=False)
+    graph = generate_expanded_graph(workflow._create_flat_graph())
+    assert unmet(graph) == []
+    found = {node.name: node for node in graph.nodes}
+    assert found["regions_1"].inputs.names == {1: "caudate"}
+    assert found["regions_1"].inputs.template is None
+    assert found["regions_2"].inputs.template == str(brain)
+    assert found["regions_2"].mem_gb == job.memory["regions"]
+    assert found["plot_regions"].inputs.labels == ["map", "own", "far"]
+    corrected = {source.name for source, target, data in graph.edges(data=True)
+                 if target.name == "regions_1" and ("accepted", "corrected") in data["connect"]}  # fmt: skip
+    assert corrected == ({"correct"} if motion == "auto" else set())
+    none = nodes(init_qsmflow_wf(settings, [make_job()], models=MODELS, run_id="run", use_gpu=False))
+    assert "regions_1" not in none
+    for name in ("write_region_rows", "write_region_table", "write_region_figure"):
+        assert none[name].inputs.in_file is None
+        assert not isdefined(found[name].inputs.in_file)
 
 
 def test_subjects_whose_names_interleave_stay_whole(make_settings, make_job):
