@@ -80,7 +80,7 @@ def measured(folder: Path, atlas: Path, row: dict[str, str]) -> dict[str, float]
     """Values of a row of the regions, of labels on the grid of the map."""
     image = nib.load(folder / f"{row['series']}_{row['map']}.nii.gz")
     known = nib.load(folder / f"{row['series']}_Chimap.nii.gz").get_fdata() != 0
-    (labels,) = (atlas / folder.parent.name).glob(f"**/{row['series']}_dseg.nii.gz")
+    (labels,) = atlas.glob(f"**/{row['series']}_dseg.nii.gz")
     values = image.get_fdata()[known & (nib.load(labels).get_fdata() == int(row["index"]))]
     volume = len(values) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
     found = {"mean": values.mean(), "sd": values.std(), "median": np.median(values), "volume": volume}
@@ -100,7 +100,9 @@ def main() -> int:
             for row in rows_of(table) if table.is_file() else ():
                 folder = next(subject.glob(f"**/{row['series']}_Chimap.nii.gz")).parent
                 found = (
-                    compared(folder, row) if kind == "comparison" else measured(folder, arguments.atlas, row)
+                    compared(folder, row)
+                    if kind == "comparison"
+                    else measured(folder, arguments.atlas / subject.name, row)
                 )
                 for name, value in found.items():
                     key = f"{kind} {name}"

@@ -76,6 +76,7 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
         inversion,
         masks,
         quality,
+        regions,
         registration,
         reports,
         residual,
@@ -144,6 +145,15 @@ def interfaces(folder: Path, *, n_echoes: int) -> dict[str, tuple]:
                 **files(reference="total_field", reference_mask="mask"),
                 matrix=identity,
             ),
+        ),
+        "regions": tuple(
+            regions.MeasureRegions(
+                **files("susceptibility", "mask", field_mask="mask", corrected="r2star", r2star="r2star"),
+                **files(magnitude="combined", labels="mask"),
+                atlas="brain",
+                template=template,
+            )
+            for template in (None, str(folder / "combined.nii"))
         ),
         "viewer": (reports.BuildViewer(**viewed, **files(corrected="susceptibility")),),
         "figure": tuple(

@@ -134,8 +134,6 @@ def init_acquisition_wf(
         acquisition=acquisition, atlases=atlases, bipolar=bipolar, out_dir=out_dir, mem_gb=mem_gb
     )
     records = pe.Node(niu.Merge(3 if corrects else 2), name="records", run_without_submitting=True)
-    # What was measured of a map has no part in how it came about: it is for the report alone.
-    told = pe.Node(niu.Merge(2), name="told", run_without_submitting=True)
     workflow.connect([
         (field_wf, susceptibility_wf, [
             ("outputnode.total_field", "inputnode.total_field"),
@@ -150,9 +148,8 @@ def init_acquisition_wf(
         (records, outputs_wf, [("out", "inputnode.records")]),
         (field_wf, measures_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in OF_FIELD]),
         (susceptibility_wf, measures_wf, [(f"outputnode.{field}", f"inputnode.{field}") for field in OF_MAP]),
-        (records, told, [("out", "in1")]),
-        (measures_wf, told, [("outputnode.records", "in2")]),
-        (told, report_wf, [("out", "inputnode.records")]),
+        (records, report_wf, [("out", "inputnode.records")]),
+        (measures_wf, report_wf, [("outputnode.records", "inputnode.measures")]),
         (field_wf, report_wf, [("outputnode.total_field", "inputnode.unwrapped")]),
     ])  # fmt: skip
     for target, fields in ((outputs_wf, _WRITTEN), (report_wf, _DRAWN)):

@@ -94,11 +94,15 @@ def init_report_wf(
     r2star, mask
         The maps.
     records
-        What each stage did.
+        What each stage that led to the maps did.
+    measures
+        What was measured of the maps, and what is unusual about it: for the summary alone.
     """
     workflow = Workflow(name=name)
     drawn = {volume for figure in _FIGURES for volume in figure.volumes}
-    inputnode = pe.Node(niu.IdentityInterface(fields=[*sorted(drawn), "mask", "records"]), name="inputnode")
+    inputnode = pe.Node(
+        niu.IdentityInterface(fields=[*sorted(drawn), "mask", "records", "measures"]), name="inputnode"
+    )
     inputnode.inputs.first_echo = str(acquisition.magnitudes[0])
     inputnode.inputs.last_echo = str(acquisition.magnitudes[-1])
     facts = pe.Node(
@@ -108,9 +112,11 @@ def init_report_wf(
         name="facts",
         run_without_submitting=True,
     )
+    told = pe.Node(niu.Merge(2), name="told", run_without_submitting=True)
     warnings = pe.Node(niu.Merge(len(_FIGURES)), name="warnings", run_without_submitting=True)
     workflow.connect([
         (inputnode, facts, [("records", "records")]),
+        (inputnode, told, [("records", "in1"), ("measures", "in2")]),
     ])  # fmt: skip
     for number, figure in enumerate(_FIGURES, start=1):
         if figure.several_echoes and len(acquisition.echoes) == 1:
@@ -135,11 +141,15 @@ def init_report_wf(
         write = pe.Node(SummaryReportlet(kind=kind), name=f"table_{kind}", run_without_submitting=True)
         workflow.connect([
             (facts, write, [("facts", "acquisition")]),
-            (inputnode, write, [("records", "records")]),
             (write, _sink(acquisition, out_dir, kind, _TABLE_SUFFIX), [("out_report", "in_file")]),
         ])  # fmt: skip
         if kind == "summary":
-            workflow.connect(warnings, "out", write, "warnings")
+            workflow.connect([
+                (warnings, write, [("out", "warnings")]),
+                (told, write, [("out", "records")]),
+            ])  # fmt: skip
+        else:
+            workflow.connect(inputnode, "records", write, "records")
     viewer = pe.Node(BuildViewer(), name="viewer", mem_gb=mem_gb["viewer"])
     viewed = [*_VIEWED, ("corrected", "corrected")] if motion_correction else list(_VIEWED)
     workflow.connect([

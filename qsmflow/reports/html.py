@@ -81,7 +81,7 @@ def table(header: Sequence, rows: Iterable[Sequence], *, caption: str) -> Markup
     columns = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)
     body = Markup("\n").join(_row(cells, header) for cells in rows)
     return Markup(
-        '<div class="scroll" role="region" tabindex="0" aria-label="{caption}">'
+        '<div class="scroll" role="group" tabindex="0" aria-label="{caption}">'
         "<table><caption>{caption}</caption>\n"
         "<thead><tr>{columns}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     ).format(caption=caption, columns=columns, body=body)
