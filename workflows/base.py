@@ -11,7 +11,8 @@ from qsmflow.interfaces.learned import Model
 from qsmflow.version import __version__
 from qsmflow.workflows.acquisition import init_acquisition_wf
 from qsmflow.workflows.comparison import TAKEN, comparison_sinks, init_comparison_wf
-from qsmflow.workflows.settings import WORKFLOW_NAME, AcquisitionJob, Settings
+from qsmflow.workflows.job import AcquisitionJob
+from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 _SLOPPY_BACKGROUND_STEPS = 30
 _SLOPPY_INVERSION_STEPS = 10

@@ -4,10 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.bids.atlases import Atlas
-from qsmflow.bids.layout import Acquisition
-from qsmflow.bids.phase_range import PhaseRange
-
 #: Name of the whole run's workflow, and of its folder in the work dir.
 WORKFLOW_NAME = "qsmflow_wf"
 
@@ -117,34 +113,3 @@ class Settings:
     boilerplate_only: bool = False
     dry_run: bool = False
     verbose: int = 0
-
-
-@dataclass(frozen=True)
-class AcquisitionJob:
-    """One acquisition with all that was settled about it before the run.
-
-    Attributes
-    ----------
-    acquisition : Acquisition
-        Files and metadata.
-    phase_range : PhaseRange
-        What the stored phase values mean.
-    field_strength : float
-        Tesla.
-    mask_file : Path or None
-        Brain mask of the user.
-    memory : dict
-        GB by stage.
-    reference : Acquisition or None
-        What it is compared with.
-    atlases : tuple of Atlas
-        Label images in whose regions its maps are measured.
-    """
-
-    acquisition: Acquisition
-    phase_range: PhaseRange
-    field_strength: float
-    mask_file: Path | None
-    memory: dict[str, float]
-    reference: Acquisition | None = None
-    atlases: tuple[Atlas, ...] = ()

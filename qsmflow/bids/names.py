@@ -6,8 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from bids.layout.writing import build_path
-
 #: Entity → its key in a file name, in the order in which BIDS puts them.
 ENTITY_KEYS = {
     "subject": "sub",
@@ -28,6 +26,11 @@ ENTITY_KEYS = {
     "chunk": "chunk",
     "desc": "desc",
 }
+
+#: Entities that tell the acquisitions of a subject apart.
+ACQUISITION_ENTITIES = tuple(
+    name for name in ENTITY_KEYS if name not in ("subject", "echo", "part", "coil", "desc", "space")
+)
 
 #: Entities of the source that a derivative of each datatype may carry.
 KEPT_ENTITIES = {
@@ -129,6 +132,9 @@ def derivative_name(
     >>> derivative_name(source, suffix="fieldmap", desc="local", datatype="fmap")
     'sub-01/fmap/sub-01_acq-stillRecnorm_run-1_desc-local_fieldmap.nii.gz'
     """
+    # Imported here: it takes a second, and the command line is to answer at once.
+    from bids.layout.writing import build_path
+
     source = {name: value for name, value in entities.items() if value and name not in ("echo", "part")}
     kept = ("subject", "session", *KEPT_ENTITIES.get(datatype, ()))
     folded = "".join(

@@ -7,12 +7,6 @@ from typing import Any
 
 from qsmflow.bids.findings import Finding
 from qsmflow.bids.layout import Acquisition, same_label
-from qsmflow.bids.names import ENTITY_KEYS
-
-#: What the reference can be told by.
-ENTITIES = tuple(
-    name for name in ENTITY_KEYS if name not in ("subject", "echo", "part", "coil", "desc", "space")
-)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.bids.references import ENTITIES
+from qsmflow.bids.names import ACQUISITION_ENTITIES
 from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory
@@ -45,9 +45,11 @@ def _labels(text: str) -> dict[str, str]:
     else:
         entity, separator, label = text.partition("=")
         labels = {entity: label} if separator else {}
-    unknown = [entity for entity in labels if entity not in ENTITIES]
+    unknown = [entity for entity in labels if entity not in ACQUISITION_ENTITIES]
     if unknown:
-        raise argparse.ArgumentTypeError(f"'{unknown[0]}' is none of the entities {', '.join(ENTITIES)}")
+        raise argparse.ArgumentTypeError(
+            f"'{unknown[0]}' is none of the entities {', '.join(ACQUISITION_ENTITIES)}"
+        )
     if not labels or not all(str(label).isalnum() for label in labels.values()):
         raise argparse.ArgumentTypeError(f"'{text}' must be ENTITY=LABEL, such as acquisition=still")
     return {entity: str(label) for entity, label in labels.items()}

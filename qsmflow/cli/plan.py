@@ -26,8 +26,9 @@ from qsmflow.bids.validator import validate
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.models import choose_models, network_stages
 from qsmflow.interfaces.learned import Model
+from qsmflow.workflows.job import AcquisitionJob
 from qsmflow.workflows.memory import stage_memory
-from qsmflow.workflows.settings import AcquisitionJob, Settings
+from qsmflow.workflows.settings import Settings
 
 #: Exit code by the category of a finding, the one that decides first.
 _EXIT_CODES = {

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
-
 from qsmflow.cli.exit_codes import ExitCode, Stop
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -45,6 +43,9 @@ def resolve_gpu(device: str) -> bool:
     >>> resolve_gpu("cpu")
     False
     """
+    # Imported here: it takes seconds, and the command line is to answer at once.
+    import torch
+
     found = torch.cuda.is_available()
     if device == "cuda" and not found:
         message = "--device cuda: no CUDA GPU is visible to PyTorch; use --device auto or cpu"

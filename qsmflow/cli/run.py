@@ -16,7 +16,6 @@ from qsmflow.cli.exit_codes import ExitCode
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
-from qsmflow.cli.validate import check_folders
 from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 
@@ -42,6 +41,9 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     settings = parse_settings(argv)
     if settings.analysis_level == "group":
         return _gather(settings, argv=argv, console=console)
+    # Imported here, as what a run needs takes seconds to import: help and wrong usage are answered at once.
+    from qsmflow.cli.validate import check_folders
+
     check_folders(settings)
     with ExitStack() as stack:
         if settings.dry_run:

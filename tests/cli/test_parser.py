@@ -1,5 +1,8 @@
 """Arguments and configuration file become settings; wrong ones get the usage exit code."""
 
+import subprocess
+import sys
+
 import pytest
 
 from qsmflow.cli.arguments import memory
@@ -111,3 +114,15 @@ def test_models_are_names_or_absolute_folders(tmp_path, monkeypatch):
 
 def test_notrack_is_accepted_and_changes_nothing():
     assert parse_settings([*BASE, "--notrack"]) == parse_settings(BASE)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["in", "out", "participant", "--mem", "0"]])
+def test_answers_come_before_anything_slow_is_imported(arguments):
+    """torch takes seconds to import, pybids and nipype one each."""
+    script = (
+        "import sys\nfrom qsmflow.cli.run import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print(*({'torch', 'bids', 'nipype', 'numpy', 'nibabel'} & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stderr.splitlines()[-1] == ""

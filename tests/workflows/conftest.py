@@ -6,8 +6,9 @@ import pytest
 
 from qsmflow.bids.layout import Acquisition, Echo
 from qsmflow.bids.phase_range import PhaseRange
+from qsmflow.workflows.job import AcquisitionJob
 from qsmflow.workflows.memory import stage_memory
-from qsmflow.workflows.settings import AcquisitionJob, Settings
+from qsmflow.workflows.settings import Settings
 
 
 @pytest.fixture
