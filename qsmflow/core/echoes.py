@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import Tensor
 
 #: Voxels fitted together on a core: their echoes stay in its cache, and no operation is split over threads.
@@ -714,7 +714,7 @@ def _estimate_noise(signal: Tensor, size: Tensor, residuals: Tensor, degrees_of_
     smallest = torch.finfo(size.dtype).eps * float(sizes.median())
     if degrees_of_freedom > 0:
         error = float((residuals * sizes).median())
-        return max(error / math.sqrt(chi2.median(degrees_of_freedom)), smallest)
+        return max(error / math.sqrt(chdtri(degrees_of_freedom, 0.5)), smallest)
     difference, inside, gain = signal, size > 0, 1.0
     for axis, length in enumerate(size.shape):
         if length < 3:
@@ -725,7 +725,7 @@ def _estimate_noise(signal: Tensor, size: Tensor, residuals: Tensor, degrees_of_
     values = torch.view_as_real(difference[:, inside]).abs()
     if gain == 1.0 or not values.numel():
         raise ValueError("the mask holds no 3 x 3 x 3 voxels to estimate the noise from: give noise")
-    median_of_normal = math.sqrt(chi2.median(1))
+    median_of_normal = math.sqrt(chdtri(1, 0.5))
     return max(float(values.median()) / (median_of_normal * gain), smallest)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import Tensor
 
 from qsmflow.core.crop import masked_crop
@@ -158,7 +158,7 @@ def fit_outliers(
     if degrees_of_freedom <= 0:
         return None
     error = (relative * size) ** 2
-    bound = np.median(error) * chi2.isf(CHANCE, degrees_of_freedom) / chi2.median(degrees_of_freedom)
+    bound = np.median(error) * chdtri(degrees_of_freedom, CHANCE) / chdtri(degrees_of_freedom, 0.5)
     return 100 * float(np.mean(error > bound))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import Tensor
 
 from qsmflow.core.crop import masked_crop
@@ -130,7 +130,7 @@ def local_noise(susceptibility: Tensor, *, region: Tensor) -> float | None:
         return None
     values = susceptibility.cpu().numpy().astype(np.float64)
     variance = ndimage.uniform_filter(values**2, 3) - ndimage.uniform_filter(values, 3) ** 2
-    return math.sqrt(max(0.0, 27 * float(np.median(variance[inside])) / chi2.median(26)))
+    return math.sqrt(max(0.0, 27 * float(np.median(variance[inside])) / chdtri(26, 0.5)))
 
 
 def streak_energy(
