@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from multiprocessing import forkserver
 from pathlib import Path
 
 import yaml
@@ -93,6 +94,22 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         # A forked child of a process that has used threads may hang.
         "mp_context": "forkserver",
     }
+
+
+def start_workers(settings: Settings) -> None:
+    """Let the process that workers are forked from import what they need, while this one plans the run.
+
+    Imported once, in a process that has not computed anything yet: each worker is there at once, and shares
+    the memory of the libraries with the others.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run; :func:`configure_nipype` must have seen them.
+    """
+    if load_plugin(settings)[1].get("mp_context") == "forkserver":
+        forkserver.set_forkserver_preload(["qsmflow.workflows.base"])
+        forkserver.ensure_running()
 
 
 def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError | None:

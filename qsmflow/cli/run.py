@@ -70,6 +70,12 @@ def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> Exi
 
 def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
     # Imported here: these import libraries that read the environment when they are imported.
+    from qsmflow.cli.execute import configure_nipype, start_workers
+
+    computes = not (settings.dry_run or settings.reports_only or settings.boilerplate_only)
+    configure_nipype(settings, log_dir=settings.work_dir / "crash")
+    if computes:
+        start_workers(settings)
     from qsmflow.cli import finalise
     from qsmflow.cli.plan import make_plan
 
@@ -85,13 +91,12 @@ def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCo
 
 def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], console: Console) -> ExitCode:
     from qsmflow.cli import finalise
-    from qsmflow.cli.execute import configure_nipype, execute, write_graph
+    from qsmflow.cli.execute import execute, write_graph
     from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf
 
     use_gpu = resolve_gpu(settings.device)
     finalise.open_output(settings, plan, run_id=run_id, argv=argv)
-    configure_nipype(settings, log_dir=settings.work_dir / "crash")
     workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
     finalise.write_methods(settings, workflow.visit_desc())
     if settings.write_graph:

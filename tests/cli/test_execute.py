@@ -1,6 +1,7 @@
 """How a run is handed to Nipype."""
 
 from io import StringIO
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 from rich.console import Console
 
-from qsmflow.cli.execute import configure_nipype, execute, load_plugin, write_graph
+from qsmflow.cli.execute import configure_nipype, execute, load_plugin, start_workers, write_graph
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.settings import Settings
 
@@ -143,3 +144,12 @@ def test_graph_is_left_as_source_without_graphviz(make_settings, make_workflow, 
     assert write_graph(workflow, settings) == Path(settings.out_dir / "logs" / "graph.dot")
     assert asked[0]["format"] == ("svg" if graphviz else None)
     assert (settings.out_dir / "logs").is_dir()
+
+
+@pytest.mark.parametrize("nprocs", [1, 2])
+def test_workers_have_imported_everything_before_they_start(make_settings, monkeypatch, nprocs):
+    called = []
+    monkeypatch.setattr(forkserver, "set_forkserver_preload", called.extend)
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: called.append("running"))
+    start_workers(make_settings(nprocs=nprocs))
+    assert called == (["qsmflow.workflows.base", "running"] if nprocs > 1 else [])
