@@ -1,11 +1,15 @@
 """Write files so that nobody ever sees half of one."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+#: Names that :func:`replacing` writes to.
+_BESIDE = re.compile(r"\.[0-9a-f]{8}\.")
 
 
 @contextmanager
@@ -32,6 +36,24 @@ def replacing(path: Path | str) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path | str) -> None:
+    """Remove what a process that was killed had not written to its end, below a folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, ".0123abcd.map.nii.gz").touch()
+    ...     Path(folder, ".bidsignore").touch()
+    ...     remove_unfinished(folder)
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['.bidsignore']
+    """
+    for path in Path(folder).rglob(".*"):
+        if _BESIDE.match(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

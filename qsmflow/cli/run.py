@@ -1,6 +1,5 @@
 """The console script: settings, plan, build, run, finalise."""
 
-import shutil
 import sys
 import tempfile
 import time
@@ -12,10 +11,11 @@ from uuid import uuid4
 from rich.console import Console
 
 from qsmflow.cli.environment import prepare_environment
-from qsmflow.cli.exit_codes import ExitCode
+from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
+from qsmflow.cli.work_folder import forget, reserved
 from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 
@@ -52,8 +52,7 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
             cache = settings.work_dir / "cache"
             if settings.clean_workdir:
                 # Only what qsmflow itself keeps there: the folder may hold more.
-                for folder in (settings.work_dir / WORKFLOW_NAME, cache):
-                    shutil.rmtree(folder, ignore_errors=True)
+                forget(settings.work_dir, (WORKFLOW_NAME, cache.name))
             cache.mkdir(parents=True, exist_ok=True)
         prepare_environment(cache, threads=settings.omp_nthreads)
         return _run(settings, argv=argv, console=console)
@@ -76,6 +75,8 @@ def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCo
     configure_nipype(settings, log_dir=settings.work_dir / "crash")
     if computes:
         start_workers(settings)
+    from nipype.interfaces.base import TraitError
+
     from qsmflow.cli import finalise
     from qsmflow.cli.plan import make_plan
 
@@ -86,11 +87,17 @@ def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCo
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:
         return ExitCode.DONE if plan.complete else ExitCode.SUBJECT_FAILED
-    return _execute(settings, plan, run_id=run_id, argv=argv, console=console)
+    try:
+        return _execute(settings, plan, run_id=run_id, argv=argv, console=console)
+    except TraitError as error:
+        # Nipype's way to say that an input of a stage is not there.
+        raise Stop(ExitCode.NO_INPUT, f"a file has gone since it was checked: {error}") from error
 
 
 def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], console: Console) -> ExitCode:
+    from qsmflow.bids.files import remove_unfinished
     from qsmflow.cli import finalise
+    from qsmflow.cli.cache import drop_damaged
     from qsmflow.cli.execute import execute, write_graph
     from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf
@@ -104,8 +111,16 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
     if settings.boilerplate_only:
         console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
         return ExitCode.DONE
-    failure = execute(workflow, settings, console=console)
-    return finalise.close_output(settings, plan, run_id=run_id, argv=argv, failure=failure, console=console)
+    subjects = {job.acquisition.subject for job in plan.jobs}
+    with reserved(settings.work_dir, subjects):
+        for subject in subjects:
+            remove_unfinished(settings.out_dir / f"sub-{subject}")
+        for stage in drop_damaged(settings.work_dir / WORKFLOW_NAME, subjects):
+            console.print(f"damaged, will be computed anew: {stage}", markup=False, highlight=False)
+        failure = execute(workflow, settings, console=console)
+        return finalise.close_output(
+            settings, plan, run_id=run_id, argv=argv, failure=failure, console=console
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,23 @@
 """Nipype's scheduler for one machine, made to survive a killed worker."""
 
 import gc
+import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
+
+
+def start_worker(folder: str) -> None:
+    """Prepare a worker, which is not to outlive the run that it works for, however that ends."""
+    process_initializer(folder)
+    Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 class LocalScheduler(MultiProcPlugin):
@@ -16,6 +29,7 @@ class LocalScheduler(MultiProcPlugin):
 
     def __init__(self, plugin_args=None):
         super().__init__(plugin_args)
+        self.pool = self._new_pool()
         # The loop collects garbage at every turn, which is slow while it looks at all that was imported.
         gc.freeze()
 
@@ -40,10 +54,13 @@ class LocalScheduler(MultiProcPlugin):
     def _submit_job(self, node, updatehash=False):
         if self.pool._broken:
             self.pool.shutdown()
-            self.pool = ProcessPoolExecutor(
-                max_workers=self.processors,
-                initializer=process_initializer,
-                initargs=(self._cwd,),
-                mp_context=get_context(self.plugin_args.get("mp_context")),
-            )
+            self.pool = self._new_pool()
         return super()._submit_job(node, updatehash=updatehash)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=self.processors,
+            initializer=start_worker,
+            initargs=(self._cwd,),
+            mp_context=get_context(self.plugin_args.get("mp_context")),
+        )

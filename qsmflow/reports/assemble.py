@@ -235,7 +235,8 @@ def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
             {
                 "file": path.name,
                 "node": str(crash.get("node", path.stem)),
-                "traceback": str(crash["traceback"]),
+                # Nipype closes the file with a remark of its own where a stage had written nothing yet.
+                "traceback": str(crash["traceback"]).partition("When creating this crashfile")[0].rstrip(),
             }
         )
     return tuple(found)

@@ -13,13 +13,13 @@ def inputs(head):
     random = np.random.default_rng(0)
     shape = head.mask.shape
     made = {
-        "susceptibility": head.write("chi", random.normal(size=shape)),
-        "corrected": head.write("corrected", random.normal(size=shape)),
-        "r2star": head.write("r2star", random.normal(size=shape)),
-        "magnitude": head.write("magnitude", head.magnitude),
+        "susceptibility": head.write("regions-chi", random.normal(size=shape)),
+        "corrected": head.write("regions-corrected", random.normal(size=shape)),
+        "r2star": head.write("regions-r2star", random.normal(size=shape)),
+        "magnitude": head.write("regions-magnitude", head.magnitude),
     }
     for name in ("mask", "field_mask"):
-        made[name] = head.write(name, head.mask, dtype=np.uint8)
+        made[name] = head.write(f"regions-{name}", head.mask, dtype=np.uint8)
     return made
 
 
@@ -79,7 +79,7 @@ def test_maps_that_are_not_there_are_left_out(head, inputs, tmp_path):
 
 def test_a_template_is_registered(head, inputs, tmp_path):
     labels = _halves(head, tmp_path / "labels.nii")
-    template = head.write("template", np.where(head.mask, head.magnitude, 0))
+    template = head.write("regions-template", np.where(head.mask, head.magnitude, 0))
     found = (
         MeasureRegions(atlas="halves", labels=labels, template=template, **inputs).run(cwd=tmp_path).outputs
     )
