@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from qsmflow.bids.findings import InputProblem
+from qsmflow.bids.images import load_image
 from qsmflow.bids.layout import Acquisition, same_label
 from qsmflow.bids.names import parse_name
 
@@ -126,8 +126,7 @@ def _template(labels: Path) -> Path | None:
 def _read(path: Path, template: Path | None = None) -> Atlas:
     """The atlas of a file, whose labels have been looked at."""
     try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
+        values = np.asanyarray(load_image(path).dataobj)
     except Exception as error:
         raise InputProblem(f"{path}: the label image cannot be read: {error}", "replace the file") from error
     if (

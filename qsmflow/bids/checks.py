@@ -1,6 +1,7 @@
 """Everything about an acquisition that has to be right before work starts."""
 
 import math
+import reprlib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["Finding", "check_acquisition", "format_findings"]
 
 #: Strongest magnet whose images anyone might bring, tesla.
 HIGHEST_FIELD = 25.0
+#: Edges of voxels that anyone might bring, from microscopy to spectroscopy, mm.
+VOXEL_EDGES = (0.005, 50.0)
 #: Longest echo time that is believed to be in seconds.
 LONGEST_ECHO_TIME = 1.0
 #: Fewer slices than this make the field of a dipole guesswork.
@@ -135,7 +138,7 @@ def _check_echo_times(acquisition: Acquisition) -> Iterator[Finding]:
                 f"magnitude has {times[0]:g} s and phase {times[1]:g} s",
                 "give both sidecars the echo time of the scan",
             )
-    timed = [echo for echo in acquisition.echoes if echo.echo_time is not None]
+    timed = [echo for echo in acquisition.echoes if _echo_time_problem(echo.echo_time) is None]
     for first, second in pairwise(timed):
         if math.isclose(first.echo_time, second.echo_time, rel_tol=1e-6):
             yield _finding(
@@ -152,7 +155,7 @@ def _echo_time_problem(value) -> tuple[str, str] | None:
     if value is None:
         return "it is missing", "add the echo time in seconds to the JSON sidecar"
     if seconds is None or seconds <= 0:
-        return f"{value!r} is no positive number", "write one echo time in seconds"
+        return f"{reprlib.repr(value)} is no positive number", "write one echo time in seconds"
     if seconds > LONGEST_ECHO_TIME:
         return f"{seconds:g} looks like milliseconds", f"write it in seconds: {seconds / 1000:g}"
     return None
@@ -180,7 +183,7 @@ def _check_field_strength(acquisition: Acquisition, given: float | None) -> Iter
         if value is None:
             problem = "it is missing"
         elif tesla is None or not 0 < tesla <= HIGHEST_FIELD:
-            problem = f"{value!r} is no field of a scanner in tesla"
+            problem = f"{reprlib.repr(value)} is no field of a scanner in tesla"
         else:
             values[path] = tesla
             continue
@@ -208,7 +211,9 @@ def _check_units(acquisition: Acquisition) -> Iterator[Finding]:
             problem = "it is missing; the range of the values decides"
             yield _finding(acquisition, echo.phase, "Units", problem, fix, severity="warning")
         elif units not in ("rad", "arbitrary"):
-            yield _finding(acquisition, echo.phase, "Units", f"{units!r} is no unit of phase in BIDS", fix)
+            yield _finding(
+                acquisition, echo.phase, "Units", f"{reprlib.repr(units)} is no unit of phase in BIDS", fix
+            )
 
 
 def _check_images(acquisition: Acquisition) -> Iterator[Finding]:
@@ -245,6 +250,13 @@ def _grid_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
     if not np.all(np.isfinite(image.affine)) or np.any(lengths == 0):
         yield "affine", "a voxel axis has no length", "convert the image again from DICOM", "error"
         return
+    edges = [*lengths, *image.voxel_size]
+    if not all(VOXEL_EDGES[0] <= edge <= VOXEL_EDGES[1] for edge in edges):
+        by_pixdim, by_affine = (
+            " × ".join(f"{edge:.3g}" for edge in found) for found in (image.voxel_size, lengths)
+        )
+        problem = f"pixdim says {by_pixdim} mm, the affine {by_affine} mm, which are no voxels"
+        yield "voxel size", problem, "write both in millimetres", "error"
     cosines = axes.T @ axes / np.outer(lengths, lengths) - np.eye(3)
     if np.abs(cosines).max() > np.sin(np.deg2rad(1)):
         yield (
@@ -281,7 +293,7 @@ def _check_same_grid(acquisition: Acquisition, facts: dict[Path, ImageFacts]) ->
         image = facts[path]
         if image.shape != first.shape:
             field, problem = "shape", f"{image.shape} differs from {first.shape} of {reference.name}"
-        elif not np.allclose(image.affine, first.affine, rtol=0, atol=GRID_TOLERANCE):
+        elif not np.allclose(image.affine, first.affine, rtol=0, atol=GRID_TOLERANCE, equal_nan=True):
             distance = np.abs(image.affine - first.affine).max()
             field, problem = "affine", f"it differs by {distance:.3g} mm from that of {reference.name}"
         else:

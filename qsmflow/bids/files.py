@@ -38,21 +38,29 @@ def replacing(path: Path | str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path | str) -> None:
-    """Remove what a process that was killed had not written to its end, below a folder.
+def remove_unfinished(folder: Path | str, *, prefix: str) -> None:
+    """Remove what a process that was killed had not written to its end.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Searched with all below it.
+    prefix : str
+        Beginning of the names that the files would have got in the end.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Path(folder, ".0123abcd.map.nii.gz").touch()
-    ...     Path(folder, ".bidsignore").touch()
-    ...     remove_unfinished(folder)
-    ...     [path.name for path in Path(folder).iterdir()]
-    ['.bidsignore']
+    ...     for name in (".0123abcd.sub-1_map.nii.gz", ".0123abcd.sub-2_map.nii.gz", ".bidsignore"):
+    ...         Path(folder, name).touch()
+    ...     remove_unfinished(folder, prefix="sub-1")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['.0123abcd.sub-2_map.nii.gz', '.bidsignore']
     """
     for path in Path(folder).rglob(".*"):
-        if _BESIDE.match(path.name):
+        beside = _BESIDE.match(path.name)
+        if beside and path.name[beside.end() :].startswith(prefix):
             path.unlink(missing_ok=True)
 
 

@@ -67,6 +67,8 @@ class InputProblem(ValueError):
 def short_path(path: Path | str) -> str:
     """Path from the ``sub-`` folder on, the way a user speaks of a file in a data set.
 
+    Characters that would break the line or drive the terminal are written as escapes.
+
     Examples
     --------
     >>> short_path("/data/study/sub-01/anat/sub-01_part-mag_T2starw.nii")
@@ -74,7 +76,8 @@ def short_path(path: Path | str) -> str:
     """
     parts = Path(path).parts
     folders = [index for index, part in enumerate(parts[:-1]) if part.startswith("sub-")]
-    return "/".join(parts[folders[-1] if folders else -1 :])
+    name = "/".join(parts[folders[-1] if folders else -1 :])
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
 
 
 def format_findings(findings: Iterable[Finding]) -> str:

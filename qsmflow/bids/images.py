@@ -1,17 +1,27 @@
 """What a NIfTI file holds, read once, without trusting its header."""
 
-import zlib
+import gzip
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nb
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.openers import ImageOpener
 
 from qsmflow.bids.findings import InputProblem
 
 #: Voxels enough for the robust extremes of an image.
 SAMPLE_SIZE = 1_000_000
+#: An image that is smaller than this in memory is read whatever it was squeezed from, bytes.
+SMALL = 512 * 2**20
+#: Bytes that some programs leave behind the voxels.
+PADDING = 2**20
+#: Measured images shrink to no less than this fraction: what does is empty, or made to fill the memory.
+MOST_COMPRESSION = 100
 
 
 class UnreadableImage(InputProblem):
@@ -53,6 +63,8 @@ class ImageFacts:
         Size along every axis.
     affine : ndarray
         (4, 4) voxel to scanner coordinates in mm.
+    voxel_size : tuple of float
+        Edges as the header's pixdim states them, mm; of the first three axes.
     oriented : bool
         Whether the header states an orientation (sform or qform).
     slope, intercept : float
@@ -65,6 +77,7 @@ class ImageFacts:
 
     shape: tuple[int, ...]
     affine: np.ndarray
+    voxel_size: tuple[float, ...]
     oriented: bool
     slope: float
     intercept: float
@@ -110,37 +123,133 @@ def read_image(path: Path | str) -> ImageFacts:
     7.0
     """
     path = Path(path)
-    if not path.exists():
-        raise UnreadableImage(
-            "the file is a link to content that is not here", "fetch it, as with datalad get"
-        )
-    if path.stat().st_size == 0:
-        raise UnreadableImage("the file is empty (0 bytes)", "put the image in its place")
+    image = load_image(path)
     try:
-        image = nb.load(path)
-        values = np.asanyarray(image.dataobj.get_unscaled())
-    except ImageFileError as error:
-        raise UnreadableImage("the file is no NIfTI image", "convert it again from DICOM") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        values = _stored_numbers(path, image) if path.suffix == ".gz" else image.dataobj.get_unscaled()
+        voxel_size = _stated_voxel_size(path, image)
+    except UnreadableImage:
+        raise
+    # Whatever a library trips over in a damaged file: zlib's, gzip's and NumPy's own errors among them.
+    except Exception as error:
         raise UnreadableImage("the file is truncated or damaged", "copy or convert it again") from error
-    if values.dtype.kind not in "iuf":
-        raise UnreadableImage(
-            f"the voxels are of type {values.dtype.name}, not real numbers",
-            "write magnitude and phase as real images",
-        )
-    if values.size == 0:
-        raise UnreadableImage("the image has no voxels", "convert it again from DICOM")
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
     extremes, n_nonfinite = _extremes(values)
     return ImageFacts(
         shape=tuple(int(size) for size in image.shape),
         affine=np.asarray(image.affine, dtype=float),
+        voxel_size=voxel_size,
         oriented=bool(int(image.header["sform_code"]) or int(image.header["qform_code"])),
         slope=slope,
         intercept=intercept,
         stored=extremes,
         n_nonfinite=n_nonfinite,
     )
+
+
+def load_image(path: Path | str) -> nb.Nifti1Image:
+    """Open a NIfTI file whose voxels can be read without harm; they are read later.
+
+    A header may claim terabytes, and a small compressed file may inflate to more than the memory, so
+    the claim is held against the size of the file.
+
+    Parameters
+    ----------
+    path : Path or str
+        NIfTI file.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Of real numbers, with at least one voxel.
+
+    Raises
+    ------
+    UnreadableImage
+        If the file is missing, empty, no file or no NIfTI image, too short for what its header claims, or
+        holds no real numbers.
+
+    Examples
+    --------
+    >>> load_image("nowhere.nii")
+    Traceback (most recent call last):
+    qsmflow.bids.images.UnreadableImage: the file is a link to content that is not here; fetch it, as with \
+datalad get
+    """
+    path = Path(path)
+    size = _size(path)
+    try:
+        # What the library mends in a header is judged here.
+        with LoggingOutputSuppressor():
+            image = nb.load(path)
+        shape, dtype = image.shape, image.get_data_dtype()
+    except ImageFileError as error:
+        raise UnreadableImage("the file is no NIfTI image", "convert it again from DICOM") from error
+    # A header of random bytes breaks any part of the library, which has many kinds of errors for it.
+    except Exception as error:
+        raise UnreadableImage("the file is truncated or damaged", "copy or convert it again") from error
+    if not isinstance(image, nb.Nifti1Image):
+        raise UnreadableImage("the file is no NIfTI image", "convert it again from DICOM")
+    if dtype.kind not in "iuf":
+        raise UnreadableImage(
+            f"the voxels are of type {dtype.name}, not real numbers",
+            "write magnitude and phase as real images",
+        )
+    if min(shape, default=0) < 1:
+        raise UnreadableImage("the image has no voxels", "convert it again from DICOM")
+    _refuse_false_size(math.prod(shape) * dtype.itemsize, size, is_compressed=path.suffix == ".gz")
+    return image
+
+
+def _stored_numbers(path: Path, image: nb.Nifti1Image) -> np.ndarray:
+    """Numbers of a compressed image, read to the end of the file, where its checksum is."""
+    dtype, offset = image.get_data_dtype(), int(image.dataobj.offset)
+    end = offset + math.prod(image.shape) * dtype.itemsize
+    with gzip.open(path) as stream:
+        content = stream.read(end + PADDING)
+        if stream.read(1):
+            raise UnreadableImage(
+                f"the file goes on after the {end} bytes that its header claims", "copy or convert it again"
+            )
+    return np.ndarray(image.shape, dtype, buffer=content, offset=offset, order="F")
+
+
+def _stated_voxel_size(path: Path, image: nb.Nifti1Image) -> tuple[float, ...]:
+    """Edges in the header as it is, before the library puts 1 for 0, mm."""
+    with ImageOpener(path) as stream:
+        header = type(image.header).from_fileobj(stream, check=False)
+    return tuple(float(edge) for edge in header["pixdim"][1:4])
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file that can be read."""
+    if not path.exists():
+        raise UnreadableImage(
+            "the file is a link to content that is not here", "fetch it, as with datalad get"
+        )
+    # A pipe or a device would be waited for.
+    if not path.is_file():
+        raise UnreadableImage("it is no file", "put the image in its place")
+    if not os.access(path, os.R_OK):
+        raise UnreadableImage("the file may not be read", "give yourself the permission, as with chmod u+r")
+    size = path.stat().st_size
+    if size == 0:
+        raise UnreadableImage("the file is empty (0 bytes)", "put the image in its place")
+    return size
+
+
+def _refuse_false_size(claimed: int, size: int, *, is_compressed: bool) -> None:
+    """Refuse an image of `claimed` bytes that cannot, or should not, come out of a file of `size` bytes."""
+    if claimed > size and not is_compressed:
+        raise UnreadableImage(
+            f"the file is truncated or damaged: {size} bytes of {claimed} that the header claims",
+            "copy or convert it again",
+        )
+    if claimed > max(SMALL, MOST_COMPRESSION * size):
+        raise UnreadableImage(
+            f"its header claims {claimed / 2**30:.3g} GiB, which a measured image does not squeeze into "
+            f"{size} bytes",
+            "copy or convert it again",
+        )
 
 
 def _extremes(values: np.ndarray) -> tuple[Extremes, int]:

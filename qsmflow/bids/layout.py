@@ -1,6 +1,5 @@
 """Find the gradient-echo acquisitions of a data set."""
 
-import json
 import math
 import os
 import re
@@ -12,18 +11,12 @@ from typing import Any
 
 from bids.layout import BIDSLayout, BIDSLayoutIndexer
 
-from qsmflow.bids.findings import Finding, short_path
-from qsmflow.bids.names import ENTITY_KEYS, join_name, parse_name
+from qsmflow.bids.findings import Finding, InputProblem, short_path
+from qsmflow.bids.names import ENTITY_KEYS, is_label, join_name, parse_name
+from qsmflow.bids.sidecars import IGNORED, check_sidecars, read_object
 
 #: Suffixes whose magnitude and phase are gradient echoes.
 GRADIENT_ECHO_SUFFIXES = ("MEGRE", "T2starw")
-
-#: What the index leaves out: folders that hold no anatomical image, and hidden files.
-IGNORED = (
-    re.compile(r"^/(code|derivatives|models|sourcedata|stimuli|\.)"),
-    re.compile(r"/(beh|dwi|eeg|emg|fmap|func|ieeg|meg|micr|motion|mrs|nirs|perf|pet)/"),
-    re.compile(r"/\."),
-)
 
 #: The one query of a filter file.
 FILTER_NAME = "megre"
@@ -118,8 +111,8 @@ class Acquisition:
     @property
     def phase_units(self) -> str:
         """ "rad" if every phase image says so, else "arbitrary"."""
-        stated = {echo.phase_metadata.get("Units") for echo in self.echoes if echo.phase is not None}
-        return "rad" if stated == {"rad"} else "arbitrary"
+        stated = [echo.phase_metadata.get("Units") for echo in self.echoes if echo.phase is not None]
+        return "rad" if stated and all(units == "rad" for units in stated) else "arbitrary"
 
     @property
     def field_strength(self) -> float | None:
@@ -141,16 +134,19 @@ class Collected:
 
 
 def number(value: Any) -> float | None:
-    """A metadata value as a number, None where it is none.
+    """A metadata value as a number, None where it is none that a float can hold.
 
     Examples
     --------
-    >>> number(0.004), number("0.004"), number(True), number([0.004])
-    (0.004, None, None, None)
+    >>> number(0.004), number("0.004"), number(True), number([0.004]), number(10**400)
+    (0.004, None, None, None, None)
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def open_layout(
@@ -160,6 +156,8 @@ def open_layout(
     derivatives: Mapping[str, Path | str] | None = None,
 ) -> BIDSLayout:
     """Index a data set without writing into it.
+
+    A subject whose sidecars cannot be read is left out; `collect_acquisitions` tells why.
 
     Parameters
     ----------
@@ -180,7 +178,8 @@ def open_layout(
     FileNotFoundError, NotADirectoryError
         If a folder is not there.
     UnreadableDataset
-        If sidecars are no valid JSON, or the database belongs to another data set.
+        If files that concern all subjects are no valid JSON, those of all subjects are not, or the database
+        belongs to another data set.
     """
     root = _existing_folder(bids_dir)
     folders = {name: _existing_folder(path) for name, path in (derivatives or {}).items()}
@@ -207,11 +206,13 @@ def read_filters(path: Path | str) -> dict[str, dict[str, Any]]:
         If it is not there.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
     try:
-        filters = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UnreadableDataset([_filter_finding(path.name, f"it is no valid JSON ({error})")]) from error
-    if not isinstance(filters, dict) or not all(isinstance(query, dict) for query in filters.values()):
+        filters = read_object(path)
+    except InputProblem as error:
+        raise UnreadableDataset([_filter_finding(path.name, error.problem)]) from error
+    if not all(isinstance(query, dict) for query in filters.values()):
         raise UnreadableDataset([_filter_finding(path.name, "it is no JSON object of objects")])
     return filters
 
@@ -251,13 +252,20 @@ def collect_acquisitions(
     findings += more
     acquisitions: list[Acquisition] = []
     without: dict[str, bool] = {}
-    for subject in subjects:
-        images = [image for image in _echo_images(layout, subject) if _in_sessions(image, wanted_sessions)]
-        asked = [image for image in images if _matches(image, query)]
-        found, more = _usable(_group(asked))
-        acquisitions += found
+    not_indexed = set(subjects) - set(layout.get_subjects())
+    broken = (
+        [each for each in check_sidecars(layout.root) if each.subject in not_indexed] if not_indexed else []
+    )
+    findings += broken
+    for subject in sorted(set(subjects) - {finding.subject for finding in broken}):
+        named, more = _well_named(_echo_images(layout, subject), subject=subject, root=Path(layout.root))
         findings += more
-        if not found:
+        images = [image for image in named if _in_sessions(image, wanted_sessions)]
+        asked = [image for image in images if _matches(image, query)]
+        found, left_out = _usable(_group(asked))
+        acquisitions += found
+        findings += left_out
+        if not found and (named or not more):
             without[subject] = len(asked) < len(images)
     severity = "error" if participants or not acquisitions else "warning"
     findings += [
@@ -277,15 +285,22 @@ def _existing_folder(path: Path | str) -> Path:
 
 
 def _index(root: Path, *, database_dir: Path | str | None, is_derivative: bool = False) -> BIDSLayout:
-    indexer = BIDSLayoutIndexer(validate=False, ignore=IGNORED)
+    broken = check_sidecars(root)
+    left_out = {finding.subject for finding in broken}
+    if broken and (is_derivative or None in left_out or left_out >= set(_labels(root, "sub"))):
+        raise UnreadableDataset(broken)
+    without = [re.compile(rf"^/sub-{re.escape(subject)}(/|$)") for subject in sorted(left_out)]
+    indexer = BIDSLayoutIndexer(validate=False, ignore=[*IGNORED, *without])
+    # An index without those subjects is not kept: the next run finds their files mended.
+    database = None if broken else database_dir
     try:
         layout = BIDSLayout(
-            root, validate=False, database_path=database_dir, indexer=indexer, is_derivative=is_derivative
+            root, validate=False, database_path=database, indexer=indexer, is_derivative=is_derivative
         )
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not what is on it
             raise
-        raise UnreadableDataset(_broken_sidecars(root) or [_broken_dataset(root, str(error))]) from error
+        raise UnreadableDataset([_broken_dataset(root, str(error))]) from error
     if Path(layout.root) != root:
         problem = f"it indexes {layout.root}, not {root}"
         fix = "choose another --bids-database-dir or remove this one"
@@ -293,22 +308,6 @@ def _index(root: Path, *, database_dir: Path | str | None, is_derivative: bool =
             [Finding("error", str(database_dir), "database", problem, fix, category="input")]
         )
     return layout
-
-
-def _broken_sidecars(root: Path) -> list[Finding]:
-    """Every JSON file of the data set that cannot be parsed, so that all can be mended at once."""
-    findings = []
-    for path in sorted([*root.glob("*.json"), *root.glob("sub-*/**/*.json")]):
-        try:
-            problem = (
-                None if isinstance(json.loads(path.read_text("utf-8")), dict) else "it is no JSON object"
-            )
-        except (OSError, ValueError) as error:
-            problem = f"it is no valid JSON ({error})"
-        if problem is not None:
-            fix = "correct the file, or put the original in its place"
-            findings.append(Finding("error", short_path(path), "JSON", problem, fix, category="bids"))
-    return findings
 
 
 def _broken_dataset(root: Path, problem: str) -> Finding:
@@ -331,11 +330,43 @@ def _choose_participants(layout: BIDSLayout, participants: Sequence[str]) -> tup
         return [], [Finding("error", layout.root, "data set", problem, fix, category="input")]
     wanted = list(dict.fromkeys(_bare(label, "sub") for label in participants)) or available
     findings = [
+        _misnamed(Path(f"sub-{label}"), f"{label!r} is no label", subject=label)
+        for label in wanted
+        if label in available and not is_label(label)
+    ]
+    available = [label for label in available if is_label(label)]
+    findings += [
         _unknown_label(f"sub-{label}", "--participant-label", "participant", available)
         for label in wanted
-        if label not in available
+        if label not in available and is_label(label)
     ]
     return [label for label in wanted if label in available], findings
+
+
+def _well_named(images: Iterable, *, subject: str, root: Path) -> tuple[list, list[Finding]]:
+    """Images whose names can become those of maps, and what is wrong with the others."""
+    good, findings = [], []
+    for image in images:
+        path = Path(image.path)
+        entities = parse_name(path).entities
+        bad = [f"{key}-{label}" for key, label in entities.items() if not is_label(label)]
+        wanted = [
+            f"{key}-{entities[name]}" for name, key in list(ENTITY_KEYS.items())[:2] if name in entities
+        ]
+        stated = [part for part in path.relative_to(root).parts[:-1] if part.startswith(("sub-", "ses-"))]
+        if bad:
+            findings.append(_misnamed(path, f"{bad[0]!r} holds no label", subject=subject))
+        elif stated != wanted:
+            problem = f"it lies in {'/'.join(stated)}, its name says {'/'.join(wanted)}"
+            findings.append(_misnamed(path, problem, subject=subject))
+        else:
+            good.append(image)
+    return good, findings
+
+
+def _misnamed(path: Path, problem: str, *, subject: str) -> Finding:
+    fix = "rename it: labels are letters and digits, those of subject and session the same as of the folders"
+    return Finding("error", short_path(path), "file name", problem, fix, subject)
 
 
 def _choose_sessions(

@@ -1,6 +1,7 @@
 """File names: read those of the input, make those of the output."""
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -48,6 +49,17 @@ class FileName(NamedTuple):
     entities: dict[str, str]
     suffix: str
     extension: str
+
+
+def is_label(text: str) -> bool:
+    """Whether BIDS allows a text as the label of an entity: letters and digits of ASCII, and plus signs.
+
+    Examples
+    --------
+    >>> [is_label(text) for text in ("01", "preContrast", "", "é", "../..", "<script>")]
+    [True, True, False, False, False, False]
+    """
+    return re.fullmatch(r"[0-9A-Za-z+]+", text) is not None
 
 
 def parse_name(path: Path | str) -> FileName:
@@ -142,8 +154,8 @@ def derivative_name(
     )
     chosen = {name: source[name] for name in kept if name in source}
     if folded:
-        acquisition = chosen.get("acquisition", "") + folded
-        chosen["acquisition"] = acquisition[0].lower() + acquisition[1:]
+        first = chosen.get("acquisition") or folded[0].lower()
+        chosen["acquisition"] = first + folded[0 if "acquisition" in chosen else 1 :]
     wanted = {**chosen, "desc": desc, "suffix": suffix, "datatype": datatype, "extension": extension}
     path = build_path(wanted, PATH_PATTERNS, strict=True)
     if path is None:

@@ -1,6 +1,7 @@
 """What the parsers of all commands share."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,8 @@ class Parser(argparse.ArgumentParser):
         raise Stop(ExitCode.USAGE, f"{message}\n{self.format_usage()}Try: {self.prog} --help")
 
 
-def number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callable:
-    """Converter for a number with a lower bound, for ``type=`` of an argument.
+def number(kind: Callable, minimum: float, *, exclusive: bool = False, maximum: float = math.inf) -> Callable:
+    """Converter for a finite number with bounds, for ``type=`` of an argument.
 
     Examples
     --------
@@ -34,6 +35,8 @@ def number(kind: Callable, minimum: float, *, exclusive: bool = False) -> Callab
         if not (value > minimum if exclusive else value >= minimum):
             bound = "greater than" if exclusive else "at least"
             raise argparse.ArgumentTypeError(f"{text} must be {bound} {minimum}")
+        if not (value <= maximum and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"{text} must be a finite number of at most {maximum}")
         return value
 
     return convert
@@ -69,7 +72,7 @@ def memory(text: str) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([MGT]?)(?:i?B)?\s*", text, flags=re.IGNORECASE)
     amount = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if not amount > 0:
+    if not 0 < amount < math.inf:
         message = f"'{text}' is no amount of memory; write for example 8G, 1.5G or 4000 (MB)"
         raise argparse.ArgumentTypeError(message)
     return amount

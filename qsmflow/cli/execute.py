@@ -10,6 +10,7 @@ from nipype import config as nipype_config
 from nipype import logging as nipype_logging
 from nipype.pipeline import plugins
 from nipype.pipeline.engine.utils import generate_expanded_graph
+from nipype.pipeline.plugins.base import GraphPluginBase
 from rich.console import Console
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
@@ -35,7 +36,8 @@ def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
     nipype_config.update_config(
         {
             "execution": {
-                "crashdump_dir": str(log_dir),
+                # A percent sign means something in this kind of file.
+                "crashdump_dir": str(log_dir).replace("%", "%%"),
                 "crashfile_format": "txt",
                 "stop_on_first_crash": settings.stop_on_first_crash,
                 "stop_on_first_rerun": False,
@@ -94,6 +96,12 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         # A forked child of a process that has used threads may hang.
         "mp_context": "forkserver",
     }
+
+
+def hands_in(settings: Settings) -> bool:
+    """Whether the plugin hands in all stages at once and does not wait for them, as SLURMGraph does."""
+    plugin, _ = load_plugin(settings)
+    return issubclass(getattr(plugins, f"{plugin}Plugin"), GraphPluginBase)
 
 
 def start_workers(settings: Settings) -> None:

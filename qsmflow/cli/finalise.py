@@ -9,11 +9,15 @@ from rich.console import Console
 
 from qsmflow.bids.checks import format_findings
 from qsmflow.bids.dataset import write_dataset
+from qsmflow.bids.files import write_json, write_text
+from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.names import derivative_name
 from qsmflow.bids.tables import write_subject_tables
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.plan import Plan
 from qsmflow.reports.assemble import build_report, collect_errors
 from qsmflow.reports.methods import write_citation
+from qsmflow.version import __version__
 from qsmflow.workflows.base import log_dir
 from qsmflow.workflows.settings import Settings
 
@@ -54,8 +58,46 @@ def print_plan(plan: Plan, settings: Settings, *, console: Console) -> None:
     )
 
 
+def completion_mark(out_dir: Path, acquisition: Acquisition) -> Path:
+    """File that is there if the last run of an acquisition's subject ended without an error.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Derivative data set.
+    acquisition : Acquisition
+        Of the input.
+
+    Returns
+    -------
+    Path
+        JSON that names the run.
+    """
+    return out_dir / f"sub-{acquisition.subject}" / "log" / f"{acquisition.name}_complete.json"
+
+
+def is_complete(out_dir: Path, acquisition: Acquisition) -> bool:
+    """Whether an acquisition's last run ended well and its map and report are still there.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Derivative data set.
+    acquisition : Acquisition
+        Of the input.
+    """
+    made = (
+        completion_mark(out_dir, acquisition),
+        out_dir / derivative_name(acquisition.all_entities, suffix="Chimap"),
+        out_dir / f"sub-{acquisition.subject}.html",
+    )
+    return all(path.is_file() for path in made)
+
+
 def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[str]) -> None:
     """Write the data set's description and each subject's settings of this run.
+
+    What is to be done is no longer marked as complete.
 
     Parameters
     ----------
@@ -77,13 +119,15 @@ def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[s
         write_dataset(settings.out_dir, bids_dir=settings.bids_dir, derivatives=settings.derivatives)
         for subject in _subjects(plan):
             folder = log_dir(settings.out_dir, subject, run_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "qsmflow.toml").write_text(settings_toml(settings, argv=argv))
+            write_text(folder / "qsmflow.toml", settings_toml(settings, argv=argv))
+        if not settings.boilerplate_only:
+            for acquisition in _acquisitions(plan):
+                completion_mark(settings.out_dir, acquisition).unlink(missing_ok=True)
     except OSError as error:
         raise Stop(ExitCode.CANNOT_WRITE, f"{settings.out_dir}: cannot be written ({error})") from error
 
 
-def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
+def settings_toml(settings: Settings, *, argv: Sequence[str], program: str = "qsmflow") -> str:
     """Settings as a file that ``--config-file`` reads again.
 
     Parameters
@@ -92,6 +136,8 @@ def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
         Of the run.
     argv : sequence of str
         Arguments as they were given, kept as a comment.
+    program : str
+        What they were given to.
 
     Returns
     -------
@@ -107,9 +153,10 @@ def settings_toml(settings: Settings, *, argv: Sequence[str]) -> str:
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in entries.items()
-        if value not in (None, (), {}, 0) or value is False
+        if value not in (None, (), {})
     }
-    return f"# {shlex.join(['qsmflow', *argv])}\n{tomli_w.dumps(plain)}"
+    command = shlex.join([program, *argv]).replace("\n", "\n# ")
+    return f"# {command}\n{tomli_w.dumps(plain)}"
 
 
 def write_methods(settings: Settings, description: str) -> None:
@@ -126,7 +173,7 @@ def close_output(
     failure: RuntimeError | None,
     console: Console,
 ) -> ExitCode:
-    """Build the reports, name what failed, decide the exit code.
+    """Build the reports, name what failed, mark what is complete, decide the exit code.
 
     Parameters
     ----------
@@ -177,6 +224,9 @@ def close_output(
                 highlight=False,
             )
         console.print(f"Report: {report}", markup=False, highlight=False)
+        # A run that stops at the first crash leaves subjects undone that have no crash of their own.
+        if not errors and (failure is None or not settings.stop_on_first_crash):
+            _mark_complete(settings, plan, subject=subject, run_id=run_id)
     failed = not plan.complete or any(crashes.values())
     return ExitCode.SUBJECT_FAILED if failed else ExitCode.DONE
 
@@ -204,9 +254,19 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
     return ExitCode.DONE
 
 
+def _acquisitions(plan: Plan) -> list[Acquisition]:
+    return [*(job.acquisition for job in plan.jobs), *plan.refused]
+
+
 def _subjects(plan: Plan) -> list[str]:
-    acquisitions = [*(job.acquisition for job in plan.jobs), *plan.refused]
-    return sorted({acquisition.subject for acquisition in acquisitions})
+    return sorted({acquisition.subject for acquisition in _acquisitions(plan)})
+
+
+def _mark_complete(settings: Settings, plan: Plan, *, subject: str, run_id: str) -> None:
+    for acquisition in _acquisitions(plan):
+        if acquisition.subject == subject:
+            mark = completion_mark(settings.out_dir, acquisition)
+            write_json(mark, {"Run": run_id, "Version": __version__})
 
 
 def _refusals(plan: Plan, subject: str) -> list[dict]:

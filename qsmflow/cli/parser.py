@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.bids.names import ACQUISITION_ENTITIES
+from qsmflow.bids.names import ACQUISITION_ENTITIES, is_label
 from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory
@@ -21,7 +21,7 @@ def _label(prefix: str) -> Callable:
 
     def convert(text: str) -> str:
         label = text.removeprefix(f"{prefix}-")
-        if not label.isalnum():
+        if not is_label(label):
             raise argparse.ArgumentTypeError(f"'{text}' is no BIDS label (letters and digits only)")
         return label
 
@@ -40,8 +40,8 @@ def _labels(text: str) -> dict[str, str]:
     if text.lstrip().startswith("{"):
         try:
             labels = json.loads(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"'{text}' is no valid JSON ({error})") from None
+        except (RecursionError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"'{text[:80]}' is no valid JSON ({error})") from None
     else:
         entity, separator, label = text.partition("=")
         labels = {entity: label} if separator else {}
@@ -50,7 +50,7 @@ def _labels(text: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(
             f"'{unknown[0]}' is none of the entities {', '.join(ACQUISITION_ENTITIES)}"
         )
-    if not labels or not all(str(label).isalnum() for label in labels.values()):
+    if not labels or not all(is_label(str(label)) for label in labels.values()):
         raise argparse.ArgumentTypeError(f"'{text}' must be ENTITY=LABEL, such as acquisition=still")
     return {entity: str(label) for entity, label in labels.items()}
 
@@ -136,7 +136,7 @@ def _add_input(parser):
     )
     group.add_argument(
         "--field-strength",
-        type=number(float, 0, exclusive=True),
+        type=number(float, 0, exclusive=True, maximum=25),
         metavar="T",
         help="where the JSON lacks it",
     )
@@ -257,26 +257,34 @@ def config_arguments(path: Path) -> list[str]:
     Stop
         If the file is missing or is not TOML.
     """
+    if not path.is_file():
+        raise Stop(ExitCode.NO_INPUT, f"--config-file {path}: no such file")
     try:
-        entries = tomllib.loads(path.read_text())
+        entries = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise Stop(ExitCode.NO_INPUT, f"--config-file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (RecursionError, ValueError) as error:
         raise Stop(ExitCode.USAGE, f"--config-file {path} is not TOML: {error}") from error
-    arguments = []
-    for key, value in entries.items():
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, dict):
-            arguments += [f"--{flag}", *(f"{name}={item}" for name, item in value.items())]
-        elif isinstance(value, list):
-            arguments += [f"--{flag}", *map(str, value)] if value else []
-        elif flag == "verbose":
-            arguments += ["-v"] * value
-        else:
-            arguments.append(f"--{flag}={value}")
-    return arguments
+    return [argument for key, value in entries.items() for argument in _arguments(key, value, path=path)]
+
+
+def _arguments(key: str, value, *, path: Path) -> list[str]:
+    """Arguments that one entry of a configuration file stands for."""
+    flag = f"--{key.replace('_', '-')}"
+    if flag in ("--help", "--version", "--config-file"):
+        raise Stop(ExitCode.USAGE, f"--config-file {path}: '{key}' is no setting; remove it")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if any(isinstance(each, dict | list) for each in inner):
+        raise Stop(ExitCode.USAGE, f"--config-file {path}: '{key}' holds lists in lists; make it flat")
+    if flag == "--verbose" and isinstance(value, int):
+        return ["-v"] * min(value, 2)
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, dict):
+        return [flag, *(f"{name}={item}" for name, item in value.items())]
+    if isinstance(value, list):
+        return [flag, *map(str, value)] if value else []
+    return [f"{flag}={value}"]
 
 
 def parse_settings(argv: Sequence[str]) -> Settings:

@@ -1,5 +1,6 @@
 """Decides what a run will do, and finds all that is wrong with the input before any work starts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
 from qsmflow.bids.findings import InputProblem
+from qsmflow.bids.images import UnreadableImage, read_image
 from qsmflow.bids.layout import (
     Acquisition,
     Collected,
@@ -31,7 +33,7 @@ from qsmflow.workflows.memory import stage_memory
 from qsmflow.workflows.settings import Settings
 
 #: Exit code by the category of a finding, the one that decides first.
-_EXIT_CODES = {
+EXIT_CODES = {
     "bids": ExitCode.INVALID_BIDS,
     "input": ExitCode.NO_INPUT,
     "filter": ExitCode.NOTHING_MATCHED,
@@ -89,21 +91,25 @@ def make_plan(settings: Settings) -> Plan:
     findings: list[Finding] = []
     if not settings.skip_bids_validation:
         findings += validate(settings.bids_dir, participants=settings.participant_label)
-    layout, collected = _collect(settings, findings)
+    invalid = {finding.subject for finding in findings if finding.category == "bids"}
+    layout, collected = collect_input(settings, findings)
     findings += collected.findings
     usable, refused = [], []
     for acquisition in collected.acquisitions:
         found = check_acquisition(acquisition, field_strength=settings.field_strength)
-        (refused if _errors(found) else usable).append(acquisition)
+        is_valid = acquisition.subject not in invalid
+        (usable if is_valid and not _errors(found) else refused).append(acquisition)
         findings += found
     categories = {finding.category for finding in _errors(findings)}
-    if "bids" in categories:
+    if None in invalid or ("bids" in categories and not usable):
         raise Stop(
             ExitCode.INVALID_BIDS,
             f"{format_findings(findings)}\nMend what the validator found, or use --skip-bids-validation.",
         )
+    if any(each.category == "filter" and each.subject is None for each in _errors(findings)):
+        raise Stop(ExitCode.NOTHING_MATCHED, format_findings(findings))
     if not usable:
-        code = next(code for category, code in _EXIT_CODES.items() if category in categories)
+        code = next(code for category, code in EXIT_CODES.items() if category in categories)
         raise Stop(code, format_findings(findings))
     masks = find_brain_masks(layout, usable)
     findings += _without_mask(usable, masks) if _with_masks(settings) else []
@@ -129,8 +135,25 @@ def _errors(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayout, Collected]:
-    """Index the input and select from it."""
+def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayout, Collected]:
+    """Index the input and select from it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    findings : sequence of Finding
+        Found so far, told with what stops it here.
+
+    Returns
+    -------
+    tuple of BIDSLayout and Collected
+
+    Raises
+    ------
+    Stop
+        If there is nothing to select from.
+    """
     filter_file = settings.bids_filter_file
     try:
         filters = read_filters(filter_file) if filter_file else None
@@ -143,7 +166,7 @@ def _collect(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayou
             derivatives=_with_masks(settings),
         )
     except UnreadableDataset as error:
-        code = next(code for key, code in _EXIT_CODES.items() if key in {f.category for f in error.findings})
+        code = next(code for key, code in EXIT_CODES.items() if key in {f.category for f in error.findings})
         raise Stop(code, format_findings([*findings, *error.findings])) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Stop(ExitCode.NO_INPUT, str(error)) from error
@@ -212,7 +235,7 @@ def _make_job(
     phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
     image = nib.load(acquisition.echoes[0].magnitude)
     if mask_file is not None:
-        _check_grid(mask_file, image, name=acquisition.name)
+        _check_mask(mask_file, image, name=acquisition.name)
     return AcquisitionJob(
         acquisition=acquisition,
         phase_range=phase_range,
@@ -230,13 +253,27 @@ def _make_job(
     )
 
 
-def _check_grid(mask_file: Path, image: nib.Nifti1Image, *, name: str) -> None:
-    """Refuse a mask that does not lie voxel on voxel with the image."""
-    mask = nib.load(mask_file)
-    if mask.shape[:3] != image.shape[:3] or not np.allclose(mask.affine, image.affine, atol=0.01):
+def _check_mask(mask_file: Path, image: nib.Nifti1Image, *, name: str) -> None:
+    """Refuse a mask that cannot be read or does not lie voxel on voxel with the image."""
+    try:
+        facts = read_image(mask_file)
+    except UnreadableImage as error:
+        raise Stop(ExitCode.BAD_DATA, f"{mask_file}: {error}") from error
+    if facts.n_nonfinite:
         raise Stop(
             ExitCode.BAD_DATA,
-            f"{mask_file}: its grid {mask.shape} is not that of {name} {image.shape}, or lies elsewhere in "
+            f"{mask_file}: {facts.n_nonfinite} voxels are NaN or infinite; write 1 in the brain, 0 elsewhere",
+        )
+    if facts.stored.low == facts.stored.high == 0:
+        raise Stop(
+            ExitCode.BAD_DATA,
+            f"{mask_file}: no voxel is inside, all are 0; write 1 in the brain, 0 elsewhere",
+        )
+    same_place = np.allclose(facts.affine, image.affine, rtol=0, atol=0.01)
+    if facts.shape[:3] != image.shape[:3] or math.prod(facts.shape[3:]) != 1 or not same_place:
+        raise Stop(
+            ExitCode.BAD_DATA,
+            f"{mask_file}: its grid {facts.shape} is not that of {name} {image.shape}, or lies elsewhere in "
             "space; resample the mask to the magnitude image",
         )
 

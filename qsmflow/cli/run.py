@@ -98,7 +98,7 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
     from qsmflow.bids.files import remove_unfinished
     from qsmflow.cli import finalise
     from qsmflow.cli.cache import drop_damaged
-    from qsmflow.cli.execute import execute, write_graph
+    from qsmflow.cli.execute import execute, hands_in, write_graph
     from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf
 
@@ -113,11 +113,17 @@ def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], cons
         return ExitCode.DONE
     subjects = {job.acquisition.subject for job in plan.jobs}
     with reserved(settings.work_dir, subjects):
-        for subject in subjects:
-            remove_unfinished(settings.out_dir / f"sub-{subject}")
+        for job in plan.jobs:
+            # Another run may be at work on another session of the subject.
+            scan = job.acquisition
+            session = f"_ses-{scan.session}" if scan.session else ""
+            remove_unfinished(settings.out_dir / f"sub-{scan.subject}", prefix=f"sub-{scan.subject}{session}")
         for stage in drop_damaged(settings.work_dir / WORKFLOW_NAME, subjects):
             console.print(f"damaged, will be computed anew: {stage}", markup=False, highlight=False)
         failure = execute(workflow, settings, console=console)
+        if hands_in(settings) and failure is None:
+            console.print("All stages are handed in. Once they have ended, run again without --use-plugin.")
+            return ExitCode.DONE
         return finalise.close_output(
             settings, plan, run_id=run_id, argv=argv, failure=failure, console=console
         )

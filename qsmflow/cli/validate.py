@@ -1,6 +1,6 @@
 """What must hold of the folders and files that were named, before anything else is looked at."""
 
-import os
+import tempfile
 from pathlib import Path
 
 from qsmflow.bids.dataset import check_output_dir
@@ -27,21 +27,32 @@ def check_folders(settings: Settings) -> None:
         "--mask-file": settings.mask_file,
         "--bids-filter-file": settings.bids_filter_file,
         "--use-plugin": settings.use_plugin,
-        **{f"--derivatives {name}": path for name, path in settings.derivatives.items()},
     }
     for flag, path in files.items():
-        if path is not None and not path.exists():
-            raise Stop(ExitCode.NO_INPUT, f"{flag} {path}: no such file or folder")
+        if path is not None and not path.is_file():
+            raise Stop(ExitCode.NO_INPUT, f"{flag} {path}: no such file")
+    for name, path in settings.derivatives.items():
+        if not path.is_dir():
+            raise Stop(ExitCode.NO_INPUT, f"--derivatives {name} {path}: no such folder")
+    for folder in (settings.bids_dir, settings.out_dir, settings.work_dir):
+        _refuse_unending_link(folder)
     for folder in filter(None, (settings.work_dir, settings.bids_database_dir)):
         _refuse_inside_input(folder, settings.bids_dir)
-    if not settings.dry_run:
-        _refuse_unwritable(settings.work_dir)
     try:
         check_output_dir(settings.out_dir, bids_dir=settings.bids_dir)
     except ValueError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     except OSError as error:
         raise Stop(ExitCode.CANNOT_WRITE, str(error)) from error
+    if not settings.dry_run:
+        _make_work_folder(settings.work_dir)
+
+
+def _refuse_unending_link(folder: Path) -> None:
+    try:
+        folder.resolve()
+    except RuntimeError as error:
+        raise Stop(ExitCode.CANNOT_WRITE, f"{folder}: a link that leads to itself; choose another") from error
 
 
 def _refuse_inside_input(folder: Path, bids_dir: Path) -> None:
@@ -52,10 +63,13 @@ def _refuse_inside_input(folder: Path, bids_dir: Path) -> None:
         )
 
 
-def _refuse_unwritable(folder: Path) -> None:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+def _make_work_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions alone do not tell: the file system may be read-only, or full.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
         raise Stop(
-            ExitCode.CANNOT_WRITE,
-            f"{existing}: not a folder that can be written to; choose another --work-dir",
-        )
+            ExitCode.CANNOT_WRITE, f"{folder}: cannot be written to ({error}); choose another --work-dir"
+        ) from error

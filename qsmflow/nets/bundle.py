@@ -90,8 +90,11 @@ def load_bundle(name_or_folder: str | Path, *, device: torch.device | str | None
     folder = _folder(name_or_folder)
     card = _read_card(folder / CARD)
     weights = _read_weights(folder / WEIGHTS, card)
+    # Its shapes are compared before the memory is taken that a false card may ask for.
+    with torch.device("meta"):
+        _refuse_other_shapes(card.build(), weights, path=folder / WEIGHTS)
     network = card.build()
-    _fill(network, weights, path=folder / WEIGHTS)
+    network.load_state_dict(weights)
     for parameter in network.parameters():
         parameter.data = channels_last(parameter.data)
     return Bundle(network.to(device or "cpu").eval(), card)
@@ -137,7 +140,7 @@ def save_bundle(folder: str | Path, network: nn.Module, card: ModelCard, *, floa
     broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise ValueError(f"weights of {card.name} are not finite as {stored}: {', '.join(broken)}")
-    _fill(card.build(), weights, path=folder / WEIGHTS)
+    _refuse_other_shapes(card.build(), weights, path=folder / WEIGHTS)
     content = safetensors.torch.save(weights)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +167,8 @@ def _read_card(path: Path) -> ModelCard:
         raise FileNotFoundError(f"{path} is missing; a model is a folder with {WEIGHTS} and {CARD}")
     try:
         return ModelCard.from_json(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: its values are nested too deeply; copy the model again") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -180,11 +185,16 @@ def _read_weights(path: Path, card: ModelCard) -> Mapping[str, Tensor]:
             f"{path} has SHA-256 {found}, its card says {card.sha256 or 'none'}: the file is damaged or of "
             "another model; copy the whole folder again, or train the model again"
         )
-    return safetensors.torch.load(content)
+    try:
+        return safetensors.torch.load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"{path} is no file of safetensors ({error}); other kinds of weights are never loaded"
+        ) from error
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], *, path: Path) -> None:
-    """Put weights into a network of the same architecture and settings."""
+def _refuse_other_shapes(network: nn.Module, weights: Mapping[str, Tensor], *, path: Path) -> None:
+    """Refuse weights of another architecture or other settings."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     wrong = [
@@ -198,7 +208,6 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], *, path: Path) -> N
             f"{path} does not fit the architecture and settings of its card: {', '.join(wrong[:3])}{more}; "
             "correct architecture or settings in the card"
         )
-    network.load_state_dict(weights)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,9 +1,10 @@
 """What a user has to know of a trained network, as JSON and as a page to read."""
 
 import json
+import reprlib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_origin
 
 from qsmflow.nets.deepqsm import DeepQSM, DeepQSMSettings
 from qsmflow.nets.prenet import PReNet, PReNetSettings
@@ -17,6 +18,10 @@ ARCHITECTURES = {
 }
 #: The only unit of the maps that go into networks and come out.
 UNITS = "ppm"
+#: Beyond any number in a card, steps and seeds included.
+LARGEST = 2**63
+#: Beyond any layer, channel or recursion of a network.
+LARGEST_SETTING = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +158,9 @@ class ModelCard:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture {self.architecture!r} is unknown; use one of {known}")
         _checked(self.settings, of=ARCHITECTURES[self.architecture][0], field="settings", complete=False)
+        sizes = [each for value in _with_tuples(self.settings).values() for each in _each(value)]
+        if any(each > LARGEST_SETTING for each in sizes):
+            raise ValueError(f"settings: {max(sizes):.3g} is larger than any network; use less")
         for name in ("input_units", "output_units"):
             if getattr(self, name) != UNITS:
                 raise ValueError(f"{name} are {getattr(self, name)!r}; networks work on {UNITS}")
@@ -242,12 +250,33 @@ def _checked(values, *, of: type, field: str, complete: bool = True) -> dict[str
     missing = [name for name, needed in known.items() if complete and needed and name not in values]
     if missing:
         raise ValueError(f"{field} lacks {', '.join(missing)}")
+    for f in fields(of):
+        if f.name in values and not _is_a(values[f.name], f.type):
+            kind = getattr(f.type, "__name__", f.type)
+            raise ValueError(f"{field}: {f.name} must be of type {kind}, got {reprlib.repr(values[f.name])}")
     return dict(values)
+
+
+def _is_a(value, kind) -> bool:
+    """Whether a value of JSON can stand for a field of a dataclass; numbers must be within reason."""
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is tuple:
+        return isinstance(value, list | tuple) and all(_is_a(each, inner[0]) for each in value)
+    if outer in (int, float):
+        allowed = int if outer is int else int | float
+        return isinstance(value, allowed) and not isinstance(value, bool) and abs(value) < LARGEST
+    if outer is dict or is_dataclass(outer):
+        return isinstance(value, Mapping | outer)
+    return isinstance(value, outer)
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same with tuples for what JSON has as lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def _each(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _inline(value) -> str:

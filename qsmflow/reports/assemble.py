@@ -19,6 +19,7 @@ from nireports.assembler.misc import read_crashfile
 from nireports.assembler.report import Report
 from nireports.assembler.reportlet import Reportlet
 
+from qsmflow.bids.files import write_text
 from qsmflow.reports.methods import render_methods
 from qsmflow.reports.viewer import shrink_viewer
 from qsmflow.version import __version__
@@ -206,7 +207,7 @@ def build_report(
             "Assembled with": f"nireports {nireports.__version__}",
         },
     )
-    report.out_filename.write_text(page, encoding="utf-8")
+    write_text(report.out_filename, page)
     return report.out_filename
 
 

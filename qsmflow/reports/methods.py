@@ -10,6 +10,8 @@ from markupsafe import Markup, escape
 from pybtex.database import BibliographyData, parse_file
 from pybtex.style.formatting.unsrt import Style
 
+from qsmflow.bids.files import write_text
+
 BIBLIOGRAPHY = Path(__file__).parents[1] / "data" / "boilerplate.bib"
 REFERENCES_HEADING = "References"
 
@@ -124,7 +126,7 @@ def write_citation(text: str, folder: Path, *, bibliography: Path = BIBLIOGRAPHY
     folder.mkdir(parents=True, exist_ok=True)
     contents = {"md": citation.markdown, "html": citation.html, "bib": citation.bibtex}
     for extension, content in contents.items():
-        (folder / f"CITATION.{extension}").write_text(content, encoding="utf-8")
+        write_text(folder / f"CITATION.{extension}", content)
     return tuple(folder / f"CITATION.{extension}" for extension in contents)
 
 

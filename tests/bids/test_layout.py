@@ -193,7 +193,7 @@ def test_every_broken_sidecar_is_named(study):
 
 @pytest.mark.parametrize(
     ("sidecar", "words"),
-    [("[1]", "no JSON object"), ('{"echo": "7"}', "Conflicting values found for entity 'echo'")],
+    [("[1]", "no JSON object"), ('{"echo": "7"}', "echo: '7' is not what the file name says")],
 )
 def test_sidecars_that_cannot_be_are_no_tracebacks(study, sidecar, words):
     magnitude, *_ = study.add_scan()

@@ -238,9 +238,11 @@ def test_bad_subject_is_named_and_does_not_stop_the_good_one(app, small_dataset,
 
 
 def test_crash_is_reported_and_never_exits_zero(app, small_dataset, tmp_path, capsys):
-    mask = tmp_path / "empty.nii"
+    mask = tmp_path / "corner.nii"
     source = nib.load(next(small_dataset.rglob("*part-mag_MEGRE.nii.gz")))
-    nib.save(nib.Nifti1Image(np.zeros(source.shape, np.uint8), source.affine), mask)
+    values = np.zeros(source.shape, np.uint8)
+    values[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(values, source.affine), mask)
     out = tmp_path / "out"
     code = app(small_dataset, out, tmp_path / "work", "--mask-file", str(mask))
     assert code == ExitCode.SUBJECT_FAILED

@@ -10,7 +10,7 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 from rich.console import Console
 
-from qsmflow.cli.execute import configure_nipype, execute, load_plugin, start_workers, write_graph
+from qsmflow.cli.execute import configure_nipype, execute, hands_in, load_plugin, start_workers, write_graph
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.settings import Settings
 
@@ -144,6 +144,14 @@ def test_graph_is_left_as_source_without_graphviz(make_settings, make_workflow, 
     assert write_graph(workflow, settings) == Path(settings.out_dir / "logs" / "graph.dot")
     assert asked[0]["format"] == ("svg" if graphviz else None)
     assert (settings.out_dir / "logs").is_dir()
+
+
+@pytest.mark.parametrize(("plugin", "expected"), [("SLURMGraph", True), ("SLURM", False), ("Linear", False)])
+def test_plugins_that_do_not_wait_are_known(make_settings, tmp_path, plugin, expected):
+    path = tmp_path / "plugin.yml"
+    path.write_text(f"plugin: {plugin}\n")
+    assert hands_in(make_settings(use_plugin=path)) is expected
+    assert not hands_in(make_settings(nprocs=4))
 
 
 @pytest.mark.parametrize("nprocs", [1, 2])
