@@ -154,6 +154,7 @@ def open_layout(
     *,
     database_dir: Path | str | None = None,
     derivatives: Mapping[str, Path | str] | None = None,
+    participants: Iterable[str] = (),
 ) -> BIDSLayout:
     """Index a data set without writing into it.
 
@@ -167,6 +168,9 @@ def open_layout(
         Where the index is kept for the next run; in memory unless given.
     derivatives : mapping of str to path, optional
         Derivative data sets by the name they are to have in queries.
+    participants : iterable of str
+        Labels of those who are asked for, to spare the others; all are indexed without any, and for a
+        database, which is to serve other runs.
 
     Returns
     -------
@@ -183,10 +187,13 @@ def open_layout(
     """
     root = _existing_folder(bids_dir)
     folders = {name: _existing_folder(path) for name, path in (derivatives or {}).items()}
-    layout = _index(root, database_dir=database_dir)
+    wanted = "|".join(re.escape(_bare(label, "sub")) for label in participants)
+    spares = wanted and database_dir is None
+    ignored = (*IGNORED, *([re.compile(rf"^/sub-(?!({wanted})(/|$))")] if spares else ()))
+    layout = _index(root, database_dir=database_dir, ignored=ignored)
     for name, folder in folders.items():
         database = None if database_dir is None else Path(database_dir) / name
-        layout.derivatives[name] = _index(folder, database_dir=database, is_derivative=True)
+        layout.derivatives[name] = _index(folder, database_dir=database, ignored=ignored, is_derivative=True)
     return layout
 
 
@@ -284,13 +291,24 @@ def _existing_folder(path: Path | str) -> Path:
     return path
 
 
-def _index(root: Path, *, database_dir: Path | str | None, is_derivative: bool = False) -> BIDSLayout:
-    broken = check_sidecars(root)
+def _index(
+    root: Path,
+    *,
+    database_dir: Path | str | None,
+    ignored: Sequence[re.Pattern],
+    is_derivative: bool = False,
+) -> BIDSLayout:
+    broken = check_sidecars(root, ignored=ignored)
     left_out = {finding.subject for finding in broken}
-    if broken and (is_derivative or None in left_out or left_out >= set(_labels(root, "sub"))):
+    subjects = {
+        label
+        for label in _labels(root, "sub")
+        if not any(pattern.search(f"/sub-{label}") for pattern in ignored)
+    }
+    if broken and (is_derivative or None in left_out or left_out >= subjects):
         raise UnreadableDataset(broken)
     without = [re.compile(rf"^/sub-{re.escape(subject)}(/|$)") for subject in sorted(left_out)]
-    indexer = BIDSLayoutIndexer(validate=False, ignore=[*IGNORED, *without])
+    indexer = BIDSLayoutIndexer(validate=False, ignore=[*ignored, *without])
     # An index without those subjects is not kept: the next run finds their files mended.
     database = None if broken else database_dir
     try:

@@ -84,13 +84,15 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def check_sidecars(root: Path | str) -> list[Finding]:
+def check_sidecars(root: Path | str, *, ignored: Collection[re.Pattern] = IGNORED) -> list[Finding]:
     """Everything that would keep a data set from being indexed, or its index from ever ending.
 
     Parameters
     ----------
     root : path
         Of the data set.
+    ignored : collection of re.Pattern
+        What is not looked at, by its path from the root on.
 
     Returns
     -------
@@ -102,11 +104,13 @@ def check_sidecars(root: Path | str) -> list[Finding]:
     description = root / "dataset_description.json"
     return [
         *(_check_file(description, root=root) if os.path.lexists(description) else ()),
-        *_check_folder(root, root=root, above=frozenset()),
+        *_check_folder(root, root=root, above=frozenset(), ignored=ignored),
     ]
 
 
-def _check_folder(folder: Path, *, root: Path, above: Collection[Path]) -> Iterator[Finding]:
+def _check_folder(
+    folder: Path, *, root: Path, above: Collection[Path], ignored: Collection[re.Pattern]
+) -> Iterator[Finding]:
     """Findings of a folder and those in it; `above` are the folders on the way, without links."""
     own = folder.resolve()
     if own in above:
@@ -121,7 +125,7 @@ def _check_folder(folder: Path, *, root: Path, above: Collection[Path]) -> Itera
         return
     for path in paths:
         inside = f"/{path.relative_to(root).as_posix()}"
-        if any(pattern.search(inside) for pattern in IGNORED):
+        if any(pattern.search(inside) for pattern in ignored):
             continue
         if not path.name.isprintable() or "\\" in path.name:
             problem = InputProblem("it holds characters that no label has", "rename it")
@@ -132,7 +136,7 @@ def _check_folder(folder: Path, *, root: Path, above: Collection[Path]) -> Itera
             problem = InputProblem("it is a folder", "put the image in its place")
             yield _finding(path, root=root, field="image", problem=problem)
         elif path.is_dir():
-            yield from _check_folder(path, root=root, above={*above, own})
+            yield from _check_folder(path, root=root, above={*above, own}, ignored=ignored)
 
 
 def _check_file(path: Path, *, root: Path) -> Iterator[Finding]:

@@ -164,6 +164,7 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
             settings.bids_dir,
             database_dir=settings.bids_database_dir,
             derivatives=_with_masks(settings),
+            participants=settings.participant_label,
         )
     except UnreadableDataset as error:
         code = next(code for key, code in EXIT_CODES.items() if key in {f.category for f in error.findings})

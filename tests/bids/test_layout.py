@@ -169,6 +169,23 @@ def test_input_is_not_written_to(study, tmp_path):
     assert any((tmp_path / "database").iterdir())
 
 
+def test_only_those_who_are_asked_for_are_indexed(study, tmp_path):
+    for subject in ("01", "011", "02"):
+        study.add_scan(f"sub-{subject}/anat/sub-{subject}")
+    (study.root / "sub-02" / "broken.json").write_text("{")
+    layout = open_layout(study.root, participants=["sub-01", "011"])
+    assert layout.get_subjects() == ["01", "011"]
+    assert names(collect_acquisitions(layout, participants=["01"])) == ["sub-01"]
+    # One who is not there is named as before.
+    (finding,) = collect_acquisitions(
+        open_layout(study.root, participants=["9"]), participants=["9"]
+    ).findings
+    assert "9" in str(finding) and "--participant-label" in str(finding)
+    # A database is to serve other runs, too.
+    whole = open_layout(study.root, participants=["01"], database_dir=tmp_path / "database")
+    assert whole.get_subjects() == ["01", "011"]
+
+
 def test_database_is_reused_but_not_for_another_data_set(study, tmp_path):
     study.add_scan()
     open_layout(study.root, database_dir=tmp_path / "database")
