@@ -77,6 +77,26 @@ def is_whole(out: Path) -> bool:
     return {path.name for path in out.rglob(".*")} <= {".bidsignore"}
 
 
+def complete(bids_dir: Path, folder: Path) -> str:
+    """Let the app run to its end and return what it says.
+
+    In a process of its own, as the runs that are cut short: sums in as many threads have the same last
+    digits.
+    """
+    with started(bids_dir, folder, "--nprocs", "1") as run:
+        said = run.stderr.read()
+        assert run.wait() == ExitCode.DONE, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_dataset, tmp_path_factory) -> Path:
+    """Folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    complete(small_dataset, folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "stage",
     [
@@ -87,38 +107,35 @@ def is_whole(out: Path) -> bool:
         ),
     ],
 )
-def test_killed_run_is_completed(app, small_dataset, finished, tmp_path, stage):
+def test_killed_run_is_completed(small_dataset, undisturbed, tmp_path, stage):
     killed_after(stage, small_dataset, tmp_path, "--nprocs", "1")
-    assert app(small_dataset, tmp_path / "out", tmp_path / "work") == ExitCode.DONE
-    assert contents(tmp_path / "out") == contents(finished.out_dir)
+    complete(small_dataset, tmp_path)
+    assert contents(tmp_path / "out") == contents(undisturbed / "out")
     assert is_whole(tmp_path / "out")
 
 
-def test_workers_of_a_killed_run_end_with_it(app, small_dataset, finished, tmp_path):
+def test_workers_of_a_killed_run_end_with_it(small_dataset, undisturbed, tmp_path):
     killed_after("field mask", small_dataset, tmp_path, "--nprocs", "2")
-    assert app(small_dataset, tmp_path / "out", tmp_path / "work") == ExitCode.DONE
-    assert contents(tmp_path / "out") == contents(finished.out_dir)
+    complete(small_dataset, tmp_path)
+    assert contents(tmp_path / "out") == contents(undisturbed / "out")
 
 
-def test_damaged_results_are_computed_anew(app, small_dataset, finished, tmp_path, capsys):
-    work, out = tmp_path / "work", tmp_path / "out"
-    assert app(small_dataset, out, work) == ExitCode.DONE
+def test_damaged_results_are_computed_anew(small_dataset, undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "work", tmp_path / "work", symlinks=True)
+    work = tmp_path / "work"
     harmed = [
         next(work.rglob(pattern))
         for pattern in ("field_wf/fit/frequency.nii", "result_unwrap.pklz", "table_summary/summary.html")
     ]
     for path, left in zip(harmed, (0.6, 0.5, 0), strict=True):
         path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
-    capsys.readouterr()
-    assert app(small_dataset, out, work) == ExitCode.DONE
-    said = capsys.readouterr().err
-    assert said.count("damaged, will be computed anew") == 3
-    assert contents(out) == contents(finished.out_dir)
+    assert complete(small_dataset, tmp_path).count("damaged, will be computed anew") == 3
+    assert contents(tmp_path / "out") == contents(undisturbed / "out")
 
 
-def test_nothing_whole_is_dropped(finished):
-    assert drop_damaged(finished.work_dir / WORKFLOW_NAME, ["01"]) == []
-    assert list((finished.work_dir / WORKFLOW_NAME).rglob("result_fit.pklz"))
+def test_nothing_whole_is_dropped(undisturbed):
+    assert drop_damaged(undisturbed / "work" / WORKFLOW_NAME, ["01"]) == []
+    assert list((undisturbed / "work" / WORKFLOW_NAME).rglob("result_fit.pklz"))
 
 
 def test_two_runs_on_one_subject_are_refused_and_on_two_are_not(app, small_dataset, tmp_path, capsys):
@@ -134,9 +151,7 @@ def test_two_runs_on_one_subject_are_refused_and_on_two_are_not(app, small_datas
         pass
 
 
-def test_input_that_vanishes_fails_its_subject_and_a_rerun_completes_it(
-    app, small_dataset, finished, tmp_path
-):
+def test_input_that_vanishes_fails_its_subject_and_a_rerun_completes_it(small_dataset, undisturbed, tmp_path):
     bids_dir = tmp_path / "in"
     shutil.copytree(small_dataset, bids_dir)
     victim = next(bids_dir.glob("sub-01/anat/*echo-3_part-phase*.nii.gz"))
@@ -153,11 +168,12 @@ def test_input_that_vanishes_fails_its_subject_and_a_rerun_completes_it(
         assert run.wait() in (ExitCode.SUBJECT_FAILED, ExitCode.NO_INPUT)
     assert victim.name in said and "internal error" not in said
     kept.rename(victim)
-    assert app(bids_dir, tmp_path / "out", tmp_path / "work") == ExitCode.DONE
-    written, expected = contents(tmp_path / "out"), contents(finished.out_dir)
-    assert {name: written[name] for name in expected if name.endswith((".nii.gz", ".tsv"))} == {
-        name: expected[name] for name in expected if name.endswith((".nii.gz", ".tsv"))
-    }
+    complete(bids_dir, tmp_path)
+    written, expected = (
+        {name: found for name, found in contents(out).items() if name.endswith((".nii.gz", ".tsv"))}
+        for out in (tmp_path / "out", undisturbed / "out")
+    )
+    assert written == expected
 
 
 @contextmanager
@@ -178,7 +194,7 @@ def small_disk(folder: Path, *options: str):
 
 
 @pytest.mark.parametrize("full", ["out", "work"])
-def test_full_disk_is_told_and_a_rerun_completes(app, small_dataset, finished, tmp_path, full):
+def test_full_disk_is_told_and_a_rerun_completes(small_dataset, undisturbed, tmp_path, full):
     with small_disk(tmp_path / full, "size=1500k"):
         with started(small_dataset, tmp_path, "--nprocs", "1") as run:
             said = run.stderr.read()
@@ -186,8 +202,8 @@ def test_full_disk_is_told_and_a_rerun_completes(app, small_dataset, finished, t
         assert "No space left on device" in said
         assert "internal error" not in said
         subprocess.run(["mount", "-o", "remount,size=500m", str(tmp_path / full)], check=True)
-        assert app(small_dataset, tmp_path / "out", tmp_path / "work") == ExitCode.DONE
-        assert contents(tmp_path / "out") == contents(finished.out_dir)
+        complete(small_dataset, tmp_path)
+        assert contents(tmp_path / "out") == contents(undisturbed / "out")
         assert is_whole(tmp_path / "out")
 
 
