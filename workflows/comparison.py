@@ -6,7 +6,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.tables import ROWS_SUFFIX, series_cells
 from qsmflow.interfaces.comparison import ComputeMetrics
 from qsmflow.interfaces.derivatives import DerivativesSink

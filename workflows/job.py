@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import Atlas
-from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 
 

@@ -7,8 +7,8 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import Atlas
-from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.tables import ROWS_SUFFIX, series_cells
 from qsmflow.interfaces.derivatives import DerivativesSink
 from qsmflow.interfaces.quality import MeasureQuality

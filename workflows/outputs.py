@@ -8,7 +8,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.names import derivative_name
 from qsmflow.interfaces.derivatives import DerivativesSink
 from qsmflow.interfaces.provenance import DescribeMap

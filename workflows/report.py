@@ -7,7 +7,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.interfaces.derivatives import DerivativesSink
 from qsmflow.interfaces.provenance import DescribeAcquisition

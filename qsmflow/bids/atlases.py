@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.images import load_image
-from qsmflow.bids.layout import Acquisition, same_label
+from qsmflow.bids.layout import same_label
 from qsmflow.bids.names import parse_name
 
 #: Name of the data set among those of ``--derivatives``.

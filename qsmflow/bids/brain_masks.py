@@ -5,7 +5,8 @@ from pathlib import Path
 
 from bids.layout import BIDSLayout
 
-from qsmflow.bids.layout import Acquisition, same_label
+from qsmflow.bids.acquisition import Acquisition
+from qsmflow.bids.layout import same_label
 from qsmflow.bids.names import parse_name
 
 

@@ -2,15 +2,16 @@
 
 import math
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from qsmflow.bids.acquisition import Acquisition, number
 from qsmflow.bids.findings import Finding, format_findings, short_path
-from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image
-from qsmflow.bids.layout import GRADIENT_ECHO_SUFFIXES, Acquisition, number
+from qsmflow.bids.images import ImageFacts, UnreadableImage, read_images
+from qsmflow.bids.layout import GRADIENT_ECHO_SUFFIXES
 from qsmflow.bids.phase_range import PhaseRange, UnknownPhaseRange, classify_phase_range
 
 __all__ = ["Finding", "check_acquisition", "format_findings"]
@@ -27,7 +28,12 @@ FEW_SLICES = 8
 GRID_TOLERANCE = 1e-3
 
 
-def check_acquisition(acquisition: Acquisition, *, field_strength: float | None = None) -> list[Finding]:
+def check_acquisition(
+    acquisition: Acquisition,
+    *,
+    field_strength: float | None = None,
+    images: Mapping[Path, ImageFacts | UnreadableImage] | None = None,
+) -> list[Finding]:
     """Check metadata, grids and values of an acquisition; report all that is wrong at once.
 
     Parameters
@@ -36,6 +42,8 @@ def check_acquisition(acquisition: Acquisition, *, field_strength: float | None 
         From `layout.collect_acquisitions`.
     field_strength : float, optional
         B0 in tesla, where the user gives it; the sidecars need not have it then.
+    images : mapping, optional
+        From `images.read_images`, of all files of the acquisition, where they were read already.
 
     Returns
     -------
@@ -51,7 +59,7 @@ def check_acquisition(acquisition: Acquisition, *, field_strength: float | None 
         *_check_echo_times(acquisition),
         *_check_field_strength(acquisition, field_strength),
         *_check_units(acquisition),
-        *_check_images(acquisition),
+        *_check_images(acquisition, read_images(acquisition.files) if images is None else images),
     ]
 
 
@@ -59,10 +67,6 @@ def _finding(
     acquisition: Acquisition, path: Path, field: str, problem: str, fix: str, *, severity="error"
 ) -> Finding:
     return Finding(severity, short_path(path), field, problem, fix, acquisition.subject)
-
-
-def _files(acquisition: Acquisition) -> list[Path]:
-    return [path for echo in acquisition.echoes for path in echo.files]
 
 
 def _sidecars(acquisition: Acquisition) -> list[tuple[Path, dict]]:
@@ -77,7 +81,7 @@ def _sidecars(acquisition: Acquisition) -> list[tuple[Path, dict]]:
 
 def _check_suffix(acquisition: Acquisition) -> Iterator[Finding]:
     if acquisition.suffix not in GRADIENT_ECHO_SUFFIXES:
-        for path in _files(acquisition):
+        for path in acquisition.files:
             yield _finding(
                 acquisition,
                 path,
@@ -92,7 +96,7 @@ def _check_halves(acquisition: Acquisition) -> Iterator[Finding]:
     if not any(acquisition.phases):
         yield _finding(
             acquisition,
-            _files(acquisition)[0],
+            acquisition.files[0],
             "part",
             f"no phase images beside {len(acquisition.echoes)} magnitude image(s), "
             "and QSM needs the phase of every echo",
@@ -216,13 +220,13 @@ def _check_units(acquisition: Acquisition) -> Iterator[Finding]:
             )
 
 
-def _check_images(acquisition: Acquisition) -> Iterator[Finding]:
-    facts: dict[Path, ImageFacts] = {}
-    for path in _files(acquisition):
-        try:
-            facts[path] = read_image(path)
-        except UnreadableImage as error:
-            yield _finding(acquisition, path, "image", error.problem, error.fix)
+def _check_images(
+    acquisition: Acquisition, images: Mapping[Path, ImageFacts | UnreadableImage]
+) -> Iterator[Finding]:
+    for path, image in images.items():
+        if isinstance(image, UnreadableImage):
+            yield _finding(acquisition, path, "image", image.problem, image.fix)
+    facts = {path: image for path, image in images.items() if isinstance(image, ImageFacts)}
     for path, image in facts.items():
         for field, problem, fix, severity in (*_grid_problems(image), *_value_problems(image)):
             yield _finding(acquisition, path, field, problem, fix, severity=severity)

@@ -3,7 +3,10 @@
 import gzip
 import math
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nb
@@ -14,6 +17,8 @@ from nibabel.openers import ImageOpener
 
 from qsmflow.bids.findings import InputProblem
 
+#: Images that are read at a time; more would take more memory than the stages do.
+READERS = 4
 #: Voxels enough for the robust extremes of an image.
 SAMPLE_SIZE = 1_000_000
 #: An image that is smaller than this in memory is read whatever it was squeezed from, bytes.
@@ -123,7 +128,46 @@ def read_image(path: Path | str) -> ImageFacts:
     7.0
     """
     path = Path(path)
-    image = load_image(path)
+    return _read_through(path, load_image(path))
+
+
+def read_images(paths: Iterable[Path]) -> dict[Path, ImageFacts | UnreadableImage]:
+    """Read NIfTI files through to their ends, several at a time.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        NIfTI files.
+
+    Returns
+    -------
+    dict
+        By path, in the order given: what :func:`read_image` returns, or the error that it raises.
+
+    Examples
+    --------
+    >>> [str(error.problem) for error in read_images([Path("nowhere.nii")]).values()]
+    ['the file is a link to content that is not here']
+    """
+    paths = list(paths)
+    # Opened one after the other, as the library switches its messages off for all threads meanwhile.
+    opened = [_or_error(load_image, path) for path in paths]
+    with ThreadPoolExecutor(READERS) as readers:
+        read = readers.map(partial(_or_error, _read_through), paths, opened)
+        return dict(zip(paths, read, strict=True))
+
+
+def _or_error(read: Callable, path: Path, *opened: nb.Nifti1Image | UnreadableImage):
+    """What a function returns, or why an image, here or before, could not be read."""
+    if opened and isinstance(opened[0], UnreadableImage):
+        return opened[0]
+    try:
+        return read(path, *opened)
+    except UnreadableImage as error:
+        return error
+
+
+def _read_through(path: Path, image: nb.Nifti1Image) -> ImageFacts:
     try:
         values = _stored_numbers(path, image) if path.suffix == ".gz" else image.dataobj.get_unscaled()
         voxel_size = _stated_voxel_size(path, image)

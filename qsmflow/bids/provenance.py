@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.acquisition import Acquisition
 
 #: Name of the input in ``DatasetLinks``, as in ``bids:raw:sub-01/…``.
 RAW_DATASET = "raw"

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.findings import Finding
-from qsmflow.bids.layout import Acquisition, same_label
+from qsmflow.bids.layout import same_label
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import jinja2
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.files import write_text
-from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.names import join_name
 from qsmflow.cli.finalise import settings_toml
 from qsmflow.version import __version__

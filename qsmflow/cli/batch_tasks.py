@@ -10,8 +10,8 @@ from pathlib import Path
 import nibabel as nib
 from rich.console import Console
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.findings import Finding, format_findings
-from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.names import is_label
 from qsmflow.bids.validator import validate
 from qsmflow.cli.batch_scripts import FOLDER, LOGS, Array, Task

@@ -1,8 +1,6 @@
 """Runs a workflow on Nipype's engine."""
 
-import os
 import shutil
-from multiprocessing import forkserver
 from pathlib import Path
 
 import yaml
@@ -16,9 +14,8 @@ from rich.console import Console
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.progress import RunProgress
 from qsmflow.cli.scheduler import LocalScheduler
+from qsmflow.cli.workers import nipype_options
 from qsmflow.workflows.settings import Settings
-
-_LEVELS = {0: "CRITICAL", 1: "INFO", 2: "DEBUG"}
 
 
 def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
@@ -31,28 +28,8 @@ def configure_nipype(settings: Settings, *, log_dir: Path) -> None:
     log_dir : Path
         Where crash files go unless a subject has a folder of its own.
     """
-    level = _LEVELS[min(settings.verbose, max(_LEVELS))]
-    levels = {f"{name}_level": level for name in ("workflow", "utils", "interface")}
-    nipype_config.update_config(
-        {
-            "execution": {
-                # A percent sign means something in this kind of file.
-                "crashdump_dir": str(log_dir).replace("%", "%%"),
-                "crashfile_format": "txt",
-                "stop_on_first_crash": settings.stop_on_first_crash,
-                "stop_on_first_rerun": False,
-                "remove_unnecessary_outputs": False,
-                "check_version": False,
-                "create_report": False,
-                "poll_sleep_duration": 0.05,
-            },
-            "logging": {"log_to_file": False, **levels},
-        }
-    )
+    nipype_config.update_config(nipype_options(settings, log_dir=log_dir))
     nipype_logging.update_logging(nipype_config)
-    # Worker processes start afresh and know of this only through the file that Nipype reads.
-    with Path(os.environ["NIPYPE_CONFIG_DIR"], "nipype.cfg").open("w") as file:
-        nipype_config._config.write(file)
 
 
 def load_plugin(settings: Settings) -> tuple[str, dict]:
@@ -102,22 +79,6 @@ def hands_in(settings: Settings) -> bool:
     """Whether the plugin hands in all stages at once and does not wait for them, as SLURMGraph does."""
     plugin, _ = load_plugin(settings)
     return issubclass(getattr(plugins, f"{plugin}Plugin"), GraphPluginBase)
-
-
-def start_workers(settings: Settings) -> None:
-    """Let the process that workers are forked from import what they need, while this one plans the run.
-
-    Imported once, in a process that has not computed anything yet: each worker is there at once, and shares
-    the memory of the libraries with the others.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run; :func:`configure_nipype` must have seen them.
-    """
-    if load_plugin(settings)[1].get("mp_context") == "forkserver":
-        forkserver.set_forkserver_preload(["qsmflow.workflows.base"])
-        forkserver.ensure_running()
 
 
 def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError | None:

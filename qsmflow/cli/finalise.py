@@ -7,10 +7,10 @@ from pathlib import Path
 import tomli_w
 from rich.console import Console
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.checks import format_findings
 from qsmflow.bids.dataset import write_dataset
 from qsmflow.bids.files import write_json, write_text
-from qsmflow.bids.layout import Acquisition
 from qsmflow.bids.names import derivative_name
 from qsmflow.bids.tables import write_subject_tables
 from qsmflow.cli.exit_codes import ExitCode, Stop

@@ -9,22 +9,16 @@ import nibabel as nib
 import numpy as np
 from bids.layout import BIDSLayout
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
 from qsmflow.bids.findings import InputProblem
-from qsmflow.bids.images import UnreadableImage, read_image
-from qsmflow.bids.layout import (
-    Acquisition,
-    Collected,
-    UnreadableDataset,
-    collect_acquisitions,
-    open_layout,
-    read_filters,
-)
-from qsmflow.bids.phase_range import detect_phase_range
+from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image, read_images
+from qsmflow.bids.layout import Collected, UnreadableDataset, collect_acquisitions, open_layout, read_filters
+from qsmflow.bids.phase_range import classify_phase_range
 from qsmflow.bids.references import find_references
-from qsmflow.bids.validator import validate
+from qsmflow.bids.validator import Validation
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.models import choose_models, network_stages
 from qsmflow.interfaces.learned import Model
@@ -68,13 +62,15 @@ class Plan:
         return not _errors(self.findings)
 
 
-def make_plan(settings: Settings) -> Plan:
+def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
     """Check the input and settle what each acquisition needs.
 
     Parameters
     ----------
     settings : Settings
         Of the run.
+    validation : Validation or None
+        Of the data set, begun already; None where it is not wanted.
 
     Returns
     -------
@@ -89,14 +85,17 @@ def make_plan(settings: Settings) -> Plan:
     """
     models = choose_models(settings)
     findings: list[Finding] = []
-    if not settings.skip_bids_validation:
-        findings += validate(settings.bids_dir, participants=settings.participant_label)
+    if validation is not None:
+        findings += validation.findings(participants=settings.participant_label)
     invalid = {finding.subject for finding in findings if finding.category == "bids"}
     layout, collected = collect_input(settings, findings)
     findings += collected.findings
-    usable, refused = [], []
+    usable, refused, images = [], [], {}
     for acquisition in collected.acquisitions:
-        found = check_acquisition(acquisition, field_strength=settings.field_strength)
+        images[acquisition.name] = read_images(acquisition.files)
+        found = check_acquisition(
+            acquisition, field_strength=settings.field_strength, images=images[acquisition.name]
+        )
         is_valid = acquisition.subject not in invalid
         (usable if is_valid and not _errors(found) else refused).append(acquisition)
         findings += found
@@ -120,6 +119,7 @@ def make_plan(settings: Settings) -> Plan:
     jobs = tuple(
         _make_job(
             acquisition,
+            images=images[acquisition.name],
             settings=settings,
             mask_file=settings.mask_file or masks.get(acquisition.name),
             reference=references.of.get(acquisition.name),
@@ -228,12 +228,15 @@ def _without_labels(acquisitions: Sequence[Acquisition], atlases: dict) -> list[
 def _make_job(
     acquisition: Acquisition,
     *,
+    images: Mapping[Path, ImageFacts],
     settings: Settings,
     mask_file: Path | None,
     reference: Acquisition | None,
     atlases: tuple[Atlas, ...],
 ) -> AcquisitionJob:
-    phase_range = detect_phase_range(acquisition.phases, units=acquisition.phase_units)
+    phase_range = classify_phase_range(
+        [images[path] for path in acquisition.phases], units=acquisition.phase_units
+    )
     image = nib.load(acquisition.echoes[0].magnitude)
     if mask_file is not None:
         _check_mask(mask_file, image, name=acquisition.name)

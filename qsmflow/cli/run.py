@@ -13,6 +13,7 @@ from rich.console import Console
 from qsmflow.cli.environment import prepare_environment
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
+from qsmflow.cli.imports import uncollected
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
 from qsmflow.cli.work_folder import forget, reserved
@@ -41,8 +42,10 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
     settings = parse_settings(argv)
     if settings.analysis_level == "group":
         return _gather(settings, argv=argv, console=console)
-    # Imported here, as what a run needs takes seconds to import: help and wrong usage are answered at once.
+    # Imported here, as what a run needs takes long to import: help and wrong usage are answered at once.
+    from qsmflow.bids.validator import Validation
     from qsmflow.cli.validate import check_folders
+    from qsmflow.cli.workers import prepare_workers
 
     check_folders(settings)
     with ExitStack() as stack:
@@ -55,7 +58,12 @@ def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
                 forget(settings.work_dir, (WORKFLOW_NAME, cache.name))
             cache.mkdir(parents=True, exist_ok=True)
         prepare_environment(cache, threads=settings.omp_nthreads)
-        return _run(settings, argv=argv, console=console)
+        wanted = not (settings.skip_bids_validation or settings.reports_only)
+        validation = stack.enter_context(Validation(settings.bids_dir)) if wanted else None
+        log_dir = settings.work_dir / "crash"
+        if not (settings.dry_run or settings.reports_only or settings.boilerplate_only):
+            prepare_workers(settings, log_dir=log_dir)
+        return _run(settings, validation=validation, log_dir=log_dir, argv=argv, console=console)
 
 
 def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
@@ -67,23 +75,20 @@ def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> Exi
         return run_group(settings, argv=argv, console=console)
 
 
-def _run(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
+def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], console: Console) -> ExitCode:
     # Imported here: these import libraries that read the environment when they are imported.
-    from qsmflow.cli.execute import configure_nipype, start_workers
+    with uncollected():
+        from nipype.interfaces.base import TraitError
 
-    computes = not (settings.dry_run or settings.reports_only or settings.boilerplate_only)
-    configure_nipype(settings, log_dir=settings.work_dir / "crash")
-    if computes:
-        start_workers(settings)
-    from nipype.interfaces.base import TraitError
+        from qsmflow.cli import finalise
+        from qsmflow.cli.execute import configure_nipype
+        from qsmflow.cli.plan import make_plan
 
-    from qsmflow.cli import finalise
-    from qsmflow.cli.plan import make_plan
-
+    configure_nipype(settings, log_dir=log_dir)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
     if settings.reports_only:
         return finalise.rebuild_reports(settings, run_id=run_id, console=console)
-    plan = make_plan(settings)
+    plan = make_plan(settings, validation=validation)
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:
         return ExitCode.DONE if plan.complete else ExitCode.SUBJECT_FAILED

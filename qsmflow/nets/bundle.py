@@ -90,13 +90,13 @@ def load_bundle(name_or_folder: str | Path, *, device: torch.device | str | None
     folder = _folder(name_or_folder)
     card = _read_card(folder / CARD)
     weights = _read_weights(folder / WEIGHTS, card)
-    # Its shapes are compared before the memory is taken that a false card may ask for.
+    # Built without memory: a false card may ask for much of it, and fresh weights would be replaced at once.
     with torch.device("meta"):
-        _refuse_other_shapes(card.build(), weights, path=folder / WEIGHTS)
-    network = card.build()
-    network.load_state_dict(weights)
-    for parameter in network.parameters():
-        parameter.data = channels_last(parameter.data)
+        network = card.build()
+    _refuse_other_shapes(network, weights, path=folder / WEIGHTS)
+    network.load_state_dict(
+        {name: channels_last(value.float()) for name, value in weights.items()}, assign=True
+    )
     return Bundle(network.to(device or "cpu").eval(), card)
 
 

@@ -115,7 +115,8 @@ class UNet(nn.Module):
         if settings.severity:
             self.gauge = SeverityGauge(settings.severity, fold=settings.fold)
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
+            # Without memory there is nothing to fill, and PyTorch would import its compiler to find that out.
+            if isinstance(module, nn.Conv3d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, a=LEAK)
                 nn.init.zeros_(module.bias)
         if settings.residual:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -47,6 +48,7 @@ FINDINGS = (
 
 _FIGURE = re.compile(r'src="\./([^"]+\.svg)"')
 _VIEWER = '<figure class="viewer"'
+_TO_QUOTE = re.compile(r"[^\w./:;,=+()*!~ -]+", re.ASCII)
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 
 
@@ -75,6 +77,16 @@ class Figure:
     inlined: bool
 
 
+@dataclass(frozen=True)
+class _Hit:
+    """Entities of a reportlet: pybids would ask its database for them once for each ordering."""
+
+    entities: Mapping[str, Any]
+
+    def get_entities(self) -> Mapping[str, Any]:
+        return self.entities
+
+
 class OfflineReport(Report):
     """nireports' assembler with a template of our own that loads nothing.
 
@@ -86,8 +98,9 @@ class OfflineReport(Report):
 
     @staticmethod
     def _process_orderings(orderings, hits):
-        entities, combinations = Report._process_orderings(orderings, hits)
-        plain = any(all(hit.entities.get(name) is None for name in orderings) for hit in hits)
+        found = [_Hit(hit.entities) for hit in hits]
+        entities, combinations = Report._process_orderings(orderings, found)
+        plain = any(all(hit.entities.get(name) is None for name in orderings) for hit in found)
         if combinations and plain:
             combinations.insert(0, (None,) * len(entities))
         return entities, combinations
@@ -264,7 +277,9 @@ class _Contents:
         left = LARGEST_PAGE - sum(len(self._fragments.get(html, "")) for html in components)
         names = [picture.group(1) for html in components if (picture := _FIGURE.search(html))]
         for name in sorted(names, key=lambda name: FIRST_FIGURE not in name):
-            uri = f"data:image/svg+xml,{quote(self._read(name), safe=' /:;,=+()*!')}"
+            # Nearly all of it is base64, which is left as it is.
+            text = _TO_QUOTE.sub(lambda match: quote(match.group()), self._read(name))
+            uri = f"data:image/svg+xml,{text}"
             if len(uri) <= left:
                 self._held[name] = uri
                 left -= len(uri)

@@ -7,6 +7,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup, escape
+from pybtex.backends.plaintext import Backend
 from pybtex.database import BibliographyData, parse_file
 from pybtex.style.formatting.unsrt import Style
 
@@ -186,9 +187,9 @@ def _reference_list(used: BibliographyData, keys: tuple[str, ...]) -> str:
     """The references as a numbered Markdown list under a heading of its own."""
     if not keys:
         return ""
-    lines = [f"\n# {REFERENCES_HEADING}\n"]
+    lines, plain_text = [f"\n# {REFERENCES_HEADING}\n"], Backend()
     for number, entry in enumerate(Style().format_bibliography(used, keys), start=1):
-        plain = _DOI_LINK.sub(r"[doi:\1](https://doi.org/\1).", entry.text.render_as("text"))
+        plain = _DOI_LINK.sub(r"[doi:\1](https://doi.org/\1).", entry.text.render(plain_text))
         plain = " ".join(plain.split()).replace(", and others.", ", et al.")
         lines.append(f"{number}. {plain}")
     return "\n".join(lines) + "\n"

@@ -17,17 +17,20 @@ from types import MappingProxyType
 
 import nibabel as nib
 import numpy as np
+import torch
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
-from nibabel.processing import resample_from_to
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
 
 from qsmflow.reports.figures import AXIS_ENDS, FIGURES, IN_PLANE, PLANE_NAMES, WindowRule
 
 MOST_VOXELS = 5_000_000  # of a volume: about a millimetre for a whole brain
 LARGEST = 4_700_000  # characters of a series' volumes
+SKIPPED_PLANES = 8  # of which one is looked at to tell how long the data of all will be
 MARGIN = 8.0  # mm around the brain that are kept
 LEVELS = 254  # steps between the codes 1 and 255
 PLANES = (2, 1, 0)  # axial, coronal, sagittal
@@ -131,18 +134,6 @@ class Coded:
         steps -= self.low
         steps *= LEVELS / (self.high - self.low)
         return np.where(np.isfinite(steps), np.round(steps) + 1, 0).astype(np.uint8)
-
-    def resampled(self, grid: tuple[tuple[int, ...], NDArray]) -> "Coded":
-        """The same on another grid; at the border of the values, those there are count alone."""
-        order = 0 if self.name == "mask" else 1
-        finite = np.isfinite(self.values)
-        sums, shares = (
-            np.asarray(resample_from_to(nib.Nifti1Image(part, self.image.affine), grid, order=order).dataobj)
-            for part in (np.where(finite, self.values, np.float32(0)), finite.astype(np.float32))
-        )
-        sums /= np.maximum(shares, 0.5)
-        sums[shares <= 0.5] = np.nan
-        return replace(self, image=nib.Nifti1Image(sums, grid[1]))
 
 
 def build_viewer(
@@ -293,7 +284,7 @@ def build_motion_slider(
     box = _box(region, affine)
     grid = _grid(box, np.maximum(_spacing(affine), _finest(box, affine)))
     # All in the window of the first one, or a change of contrast would pass for a correction.
-    maps = [replace(first, image=image).resampled(grid) for image in (first.image, last.image, change)]
+    maps = _resample([replace(first, image=image) for image in (first.image, last.image, change)], grid)
     squares = np.nan_to_num(maps[-1].values ** 2)
     names = (*labels, "difference")
     planes = []
@@ -378,20 +369,59 @@ def _fit(
 ) -> tuple[list[Coded], Markup]:
     """Volumes along the axes of the scanner, and as data of at most some characters.
 
-    Where the length of the data with the present voxels is known, larger ones are tried at once.
+    Where the length of the data with the present voxels is not known, that of a few planes tells it.
     """
     sizes = _spacing(layers[0].image.affine)
     finest = _finest(box, layers[0].image.affine)
+    if length is None:
+        few = _grid(box, np.maximum(sizes, finest) * (1, 1, SKIPPED_PLANES))
+        length = len(_dump(_resample(layers, few))) * SKIPPED_PLANES
     while True:
-        if length is not None:
+        if length > largest:
             growing = np.count_nonzero(sizes <= finest)
             finest *= max(1.03 * (length / largest) ** (1 / growing), 1.05)
         grid = _grid(box, np.maximum(sizes, finest))
-        sampled = [layer.resampled(grid) for layer in layers]
+        sampled = _resample(layers, grid)
         data = _dump(sampled)
         length = len(data)
         if length <= largest or max(grid[0]) == 1:
             return sampled, data
+
+
+def _resample(layers: Sequence[Coded], grid: tuple[tuple[int, ...], NDArray]) -> list[Coded]:
+    """Layers of one grid on another; at the border of the values, those there are count alone."""
+    shape, affine = grid
+    values = torch.from_numpy(np.stack([layer.values for layer in layers]))
+    finite = values.isfinite()
+    given = torch.cat([torch.where(finite, values, 0.0), finite.float()])
+    # All at once: where the voxels come from, and with which weights, is the same for all of them.
+    places = _places(shape, np.linalg.inv(layers[0].image.affine) @ affine, given.shape[1:])
+    found = functional.grid_sample(given[None], places, align_corners=True)[0]
+    sums, shares = found.chunk(2)
+    sums = torch.where(shares > 0.5, sums / shares, torch.nan).numpy()
+    masks = [layer.name == "mask" for layer in layers]
+    sums[masks] = np.round(sums[masks])
+    return [
+        replace(layer, image=nib.Nifti1Image(sampled, affine))
+        for layer, sampled in zip(layers, sums, strict=True)
+    ]
+
+
+def _places(shape: Sequence[int], pull: NDArray, source: Sequence[int]) -> Tensor:
+    """For voxels of a shape, where an affine from their indices to those of a source puts them.
+
+    (1, x, y, z, 3) as ``grid_sample`` has it: the last axis of the source first, its ends at −1 and 1.
+    """
+    ends = np.array(source) - 1
+    # A single voxel has its ends in one place, which is 0.
+    matrix = np.where(ends[:, None] > 0, 2 / np.maximum(ends, 1)[:, None] * pull[:3], 0)
+    matrix[:, 3] -= ends > 0
+    matrix = torch.from_numpy(matrix[::-1].copy()).float()
+    places = matrix[:, 3].expand(1, *shape, 3)
+    for axis, size in enumerate(shape):
+        steps = torch.arange(float(size)).reshape([-1 if each == axis else 1 for each in range(3)] + [1])
+        places = places + steps * matrix[:, axis]
+    return places
 
 
 def _dump(layers: Sequence[Coded]) -> Markup:

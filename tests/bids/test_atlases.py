@@ -6,9 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import find_atlases
 from qsmflow.bids.findings import InputProblem
-from qsmflow.bids.layout import Acquisition
 
 
 def _scan(subject: str = "01", session: str | None = None, **entities) -> Acquisition:

@@ -1,6 +1,6 @@
 import pytest
 
-from qsmflow.bids.layout import Acquisition
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.references import find_references
 
 STILL = {"acquisition": "still"}

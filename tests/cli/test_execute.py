@@ -10,8 +10,9 @@ from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 from rich.console import Console
 
-from qsmflow.cli.execute import configure_nipype, execute, hands_in, load_plugin, start_workers, write_graph
+from qsmflow.cli.execute import configure_nipype, execute, hands_in, load_plugin, write_graph
 from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.workers import prepare_workers
 from qsmflow.workflows.settings import Settings
 
 
@@ -79,6 +80,7 @@ def test_workers_read_the_configuration_of_the_run(
     make_settings, tmp_path, nipype_is_restored, verbose, level
 ):
     settings = make_settings(verbose=verbose, stop_on_first_crash=True)
+    prepare_workers(settings, log_dir=tmp_path / "crash")
     configure_nipype(settings, log_dir=tmp_path / "crash")
     text = (tmp_path / "nipype.cfg").read_text()
     assert f"workflow_level = {level}" in text
@@ -155,9 +157,10 @@ def test_plugins_that_do_not_wait_are_known(make_settings, tmp_path, plugin, exp
 
 
 @pytest.mark.parametrize("nprocs", [1, 2])
-def test_workers_have_imported_everything_before_they_start(make_settings, monkeypatch, nprocs):
+def test_workers_have_imported_everything_before_they_start(make_settings, tmp_path, monkeypatch, nprocs):
+    monkeypatch.setenv("NIPYPE_CONFIG_DIR", str(tmp_path))
     called = []
     monkeypatch.setattr(forkserver, "set_forkserver_preload", called.extend)
     monkeypatch.setattr(forkserver, "ensure_running", lambda: called.append("running"))
-    start_workers(make_settings(nprocs=nprocs))
-    assert called == (["qsmflow.workflows.base", "running"] if nprocs > 1 else [])
+    prepare_workers(make_settings(nprocs=nprocs), log_dir=tmp_path / "crash")
+    assert called == (["qsmflow.cli.preload", "running"] if nprocs > 1 else [])

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qsmflow.bids.acquisition import Acquisition, Echo, number
 from qsmflow.bids.checks import check_acquisition, format_findings
 from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image
-from qsmflow.bids.layout import Acquisition, Echo, number
 from qsmflow.bids.phase_range import UnknownPhaseRange, classify_phase_range
 from qsmflow.bids.sidecars import read_object
 

@@ -10,9 +10,9 @@ import tomli_w
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from qsmflow.bids.acquisition import number
 from qsmflow.bids.findings import short_path
 from qsmflow.bids.images import Extremes, ImageFacts
-from qsmflow.bids.layout import number
 from qsmflow.bids.names import (
     ACQUISITION_ENTITIES,
     ENTITY_KEYS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsmflow.bids.layout import Acquisition, Echo
+from qsmflow.bids.acquisition import Acquisition, Echo
 from qsmflow.bids.provenance import StageRecord
 from qsmflow.interfaces.provenance import DescribeAcquisition, DescribeMap
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qsmflow.bids.layout import Acquisition, Echo
+from qsmflow.bids.acquisition import Acquisition, Echo
 from qsmflow.bids.phase_range import PhaseRange
 from qsmflow.workflows.job import AcquisitionJob
 from qsmflow.workflows.memory import stage_memory
