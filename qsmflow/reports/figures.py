@@ -292,12 +292,35 @@ def _window(values: NDArray, rule: WindowRule) -> tuple[tuple[float, float], tup
     return (-top if rule.symmetric else 0.0, top), tuple(remarks)
 
 
+def line_ends(region: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Where the lines of a region along its last axis begin and end: its extremes in any direction are there.
+
+    Parameters
+    ----------
+    region : ndarray of bool
+        (x, y, z).
+
+    Returns
+    -------
+    ndarray of int
+        (n, 3), voxel indices.
+
+    Examples
+    --------
+    >>> line_ends(np.array([[[False, True, True, True]]])).tolist()
+    [[0, 0, 1], [0, 0, 3]]
+    """
+    lines = np.argwhere(region.any(axis=2))
+    inside = region[tuple(lines.T)]
+    first, last = inside.argmax(axis=1), region.shape[2] - 1 - inside[:, ::-1].argmax(axis=1)
+    return np.concatenate([np.column_stack([lines, ends]) for ends in (first, last)])
+
+
 def _bounding_box(region: NDArray[np.bool_], affine: NDArray) -> NDArray:
     """Smallest and largest scanner coordinates of a region, (2, 3) in mm, with a narrow margin."""
     if not region.any():
         region = np.ones_like(region)
-    surface = region & ~ndimage.binary_erosion(region)
-    corners = np.argwhere(surface) @ affine[:3, :3].T + affine[:3, 3]
+    corners = line_ends(region) @ affine[:3, :3].T + affine[:3, 3]
     margin = 2 * np.linalg.norm(affine[:3, :3], axis=0).max()
     return np.stack([corners.min(axis=0) - margin, corners.max(axis=0) + margin])
 

@@ -22,14 +22,14 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from qsmflow.reports.figures import AXIS_ENDS, FIGURES, IN_PLANE, PLANE_NAMES, WindowRule
+from qsmflow.reports.figures import AXIS_ENDS, FIGURES, IN_PLANE, PLANE_NAMES, WindowRule, line_ends
 
 MOST_VOXELS = 5_000_000  # of a volume: about a millimetre for a whole brain
 LARGEST = 4_700_000  # characters of a series' volumes
+COARSER = 2  # voxels that tell where two maps differ most
 SKIPPED_PLANES = 8  # of which one is looked at to tell how long the data of all will be
 MARGIN = 8.0  # mm around the brain that are kept
 LEVELS = 254  # steps between the codes 1 and 255
@@ -127,10 +127,9 @@ class Coded:
         """Values, (x, y, z)."""
         return np.asarray(self.image.dataobj)
 
-    @property
-    def codes(self) -> NDArray[np.uint8]:
-        """One byte a voxel, (x, y, z): 0 for no value."""
-        steps = np.clip(self.values, self.low, self.high)
+    def codes(self, where: tuple = ()) -> NDArray[np.uint8]:
+        """One byte for each of the voxels of an index, of all without one: 0 for no value."""
+        steps = np.clip(self.values[where], self.low, self.high)
         steps -= self.low
         steps *= LEVELS / (self.high - self.low)
         return np.where(np.isfinite(steps), np.round(steps) + 1, 0).astype(np.uint8)
@@ -282,18 +281,23 @@ def build_motion_slider(
     first, last = (_layer("susceptibility", volume, affine, region) for volume in (before, after))
     change = nib.Nifti1Image(last.values - first.values, affine)
     box = _box(region, affine)
-    grid = _grid(box, np.maximum(_spacing(affine), _finest(box, affine)))
+    spacing = np.maximum(_spacing(affine), _finest(box, affine))
     # All in the window of the first one, or a change of contrast would pass for a correction.
-    maps = _resample([replace(first, image=image) for image in (first.image, last.image, change)], grid)
-    squares = np.nan_to_num(maps[-1].values ** 2)
+    layers = [replace(first, image=image) for image in (first.image, last.image, change)]
+    # Where the maps differ most is told well enough by a few of their voxels.
+    coarse = _resample(layers[-1:], _grid(box, COARSER * spacing))[0]
+    squares = np.nan_to_num(coarse.values**2)
     names = (*labels, "difference")
     planes = []
     for axis in PLANES:
         index = int(squares.sum(axis=IN_PLANE[axis]).argmax())
-        drawn = [_plane(layer, axis, index, title=name) for layer, name in zip(maps, names, strict=True)]
+        cut = box.copy()
+        cut[:, axis] = coarse.image.affine[axis, 3] + index * coarse.image.affine[axis, axis]
+        maps = _resample(layers, _grid(cut, spacing))
+        drawn = [_plane(layer, axis, 0, title=name) for layer, name in zip(maps, names, strict=True)]
         planes.append(_WIPED.format(before=drawn[0], after=drawn[1], difference=drawn[2]))
     return _SLIDER.format(
-        columns=_columns(maps[0]),
+        columns=_columns(coarse),
         planes=Markup("\n").join(planes),
         before=labels[0],
         after=labels[1],
@@ -327,8 +331,7 @@ def _region(mask: ArrayLike) -> NDArray[np.bool_]:
 
 def _box(region: NDArray[np.bool_], affine: NDArray) -> NDArray:
     """Smallest and largest scanner coordinates in mm, (2, 3), of a region with a margin, within the image."""
-    surface = region & ~ndimage.binary_erosion(region)
-    places = nib.affines.apply_affine(affine, np.argwhere(surface))
+    places = nib.affines.apply_affine(affine, line_ends(region))
     ends = np.indices((2, 2, 2)).reshape(3, -1).T * (np.array(region.shape) - 1)
     corners = nib.affines.apply_affine(affine, ends)
     low = np.maximum(places.min(axis=0) - MARGIN, corners.min(axis=0))
@@ -392,19 +395,32 @@ def _resample(layers: Sequence[Coded], grid: tuple[tuple[int, ...], NDArray]) ->
     """Layers of one grid on another; at the border of the values, those there are count alone."""
     shape, affine = grid
     values = torch.from_numpy(np.stack([layer.values for layer in layers]))
-    finite = values.isfinite()
-    given = torch.cat([torch.where(finite, values, 0.0), finite.float()])
+    known, which = _distinct(values.isfinite())
+    given = torch.cat([values.nan_to_num(0.0, 0.0, 0.0), known.float()])
     # All at once: where the voxels come from, and with which weights, is the same for all of them.
     places = _places(shape, np.linalg.inv(layers[0].image.affine) @ affine, given.shape[1:])
     found = functional.grid_sample(given[None], places, align_corners=True)[0]
-    sums, shares = found.chunk(2)
-    sums = torch.where(shares > 0.5, sums / shares, torch.nan).numpy()
+    sums, shares = found.split([len(layers), len(known)])
+    shares[shares <= 0.5] = torch.nan
+    sums = (sums / shares[which]).numpy()
     masks = [layer.name == "mask" for layer in layers]
     sums[masks] = np.round(sums[masks])
     return [
         replace(layer, image=nib.Nifti1Image(sampled, affine))
         for layer, sampled in zip(layers, sums, strict=True)
     ]
+
+
+def _distinct(masks: Tensor) -> tuple[Tensor, list[int]]:
+    """Masks, (n, x, y, z), without those that are there already, and which of them each one is."""
+    known: list[Tensor] = []
+    which = []
+    for mask in masks:
+        same = [index for index, other in enumerate(known) if torch.equal(mask, other)]
+        if not same:
+            known.append(mask)
+        which.append(same[0] if same else len(known) - 1)
+    return torch.stack(known), which
 
 
 def _places(shape: Sequence[int], pull: NDArray, source: Sequence[int]) -> Tensor:
@@ -438,7 +454,7 @@ def _dump(layers: Sequence[Coded]) -> Markup:
 
 
 def _dump_layer(layer: Coded) -> dict:
-    flat = layer.codes.ravel(order="F")
+    flat = layer.codes().ravel(order="F")
     steps = np.diff(flat, prepend=flat.dtype.type(0))
     packed = base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
     names = ("name", "title", "unit", "low", "high", "window")
@@ -471,7 +487,7 @@ def _plane(layer: Coded, axis: int, index: int, *, title: str) -> Markup:
     """A slice as SVG with the letters of its four edges and its position."""
     across, up = IN_PLANE[axis]
     spacing = np.diag(layer.image.affine)[:3]
-    codes = np.take(layer.codes, index, axis=axis).T[::-1]
+    codes = layer.codes((slice(None),) * axis + (index,)).T[::-1]
     height, width = codes.shape * spacing[[up, across]]
     (left, right), (bottom, top) = AXIS_ENDS[across], AXIS_ENDS[up]
     position = round(float(layer.image.affine[axis, 3] + index * spacing[axis]))
