@@ -1,12 +1,12 @@
 """Throughput of the app on a simulated cohort, beside the bare functions of the core on the same echoes.
 
 Run as ``python benchmarks/cohort.py [--protocol classic] [--subjects 2] [--nprocs 2] [--omp-nthreads 1]
-[-- options of qsmflow]``. Prints
+[--repeats 3] [-- options of qsmflow]``. Prints
 
 - subjects an hour, and the wall seconds of the run;
 - the seconds from its start until the first stage began;
-- CPU efficiency: seconds of the bare functions, one subject after the other, over wall seconds times
-  processes;
+- CPU efficiency: seconds of the bare functions, the subjects shared among as many processes as work on
+  them, over wall seconds;
 - overhead: what the run took longer than that ideal, in per cent of it;
 - the app's own seconds by stage, and those of the bare functions;
 - bytes a subject in work and output folder.
@@ -25,7 +25,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from operator import truediv
 from pathlib import Path
+from statistics import median
 
 DONE = re.compile(r"^(?P<ended>[\d:]{8}) (?P<series>sub-\S+) (?P<stage>.+): done in (?P<seconds>[\d.]+) s$")
 
@@ -170,6 +172,13 @@ def run_app(bids_dir: Path, folder: Path, *, arguments: list[str]) -> tuple[floa
     return wall, first, dict(stages)
 
 
+def run_bare(bids_dir: Path, *, threads: list[str]) -> dict[str, float]:
+    """:func:`bare` in a process of its own."""
+    command = [sys.executable, __file__, "--bare", str(bids_dir), *threads]
+    alone = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(alone.stdout.splitlines()[-1])
+
+
 def size(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
@@ -181,39 +190,39 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=2)
     parser.add_argument("--nprocs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--omp-nthreads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps the data and the results")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     arguments, options = parser.parse_known_args()
     if arguments.bare:
         print(json.dumps(bare(arguments.bare, threads=arguments.omp_nthreads)))
         return
+    threads = ["--omp-nthreads", str(arguments.omp_nthreads)]
+    given = [*threads, "--nprocs", str(arguments.nprocs), *(each for each in options if each != "--")]
+    lanes = min(arguments.nprocs, arguments.subjects)
+    runs = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
         bids_dir = folder / "bids"
         if not bids_dir.exists():
             simulate(bids_dir, protocol=arguments.protocol, subjects=arguments.subjects)
-        threads = ["--omp-nthreads", str(arguments.omp_nthreads)]
-        given = [*threads, "--nprocs", str(arguments.nprocs), *(each for each in options if each != "--")]
-        wall, first, stages = run_app(bids_dir, folder, arguments=given)
-        alone = subprocess.run(
-            [sys.executable, __file__, "--bare", str(bids_dir), *threads],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        kernels = json.loads(alone.stdout.splitlines()[-1])
-        work, out = (size(folder / name) / 1e9 / arguments.subjects for name in ("work", "out"))
-    total, cores = sum(kernels.values()), arguments.nprocs
-    print(f"{arguments.subjects} subjects of '{arguments.protocol}', {cores} processes, "
-          f"{arguments.omp_nthreads} threads a stage")  # fmt: skip
-    print(
-        f"{3600 * arguments.subjects / wall:.0f} subjects an hour, {wall:.1f} s; "
-        f"first stage after {first:.1f} s"
-    )
-    print(f"bare functions {total:.1f} s, CPU efficiency {100 * total / (wall * cores):.0f} %, "
-          f"overhead {100 * (wall * cores / total - 1):.0f} %")  # fmt: skip
+        # One after the other: the speed of a machine changes from minute to minute.
+        for number in range(arguments.repeats):
+            run = folder / f"run-{number}"
+            runs.append((*run_app(bids_dir, run, arguments=given), run_bare(bids_dir, threads=threads)))
+        work, out = (size(run / name) / 1e9 / arguments.subjects for name in ("work", "out"))
+    walls, firsts, stages, kernels = zip(*runs, strict=True)
+    ideal = [sum(seconds.values()) / lanes for seconds in kernels]
+    wall = median(walls)
+    print(f"{arguments.subjects} subjects of '{arguments.protocol}', {arguments.nprocs} processes, "
+          f"{arguments.omp_nthreads} threads a stage; medians of {arguments.repeats}")  # fmt: skip
+    print(f"{3600 * arguments.subjects / wall:.0f} subjects an hour, {wall:.1f} s; "
+          f"first stage after {median(firsts):.1f} s")  # fmt: skip
+    print(f"bare functions {median(ideal):.1f} s in each of {lanes}, CPU efficiency "
+          f"{100 * median(map(truediv, ideal, walls)):.0f} %, overhead "
+          f"{100 * (median(map(truediv, walls, ideal)) - 1):.0f} %")  # fmt: skip
     print(f"a subject: {work:.2f} GB in the work folder, {out:.3f} GB of output")
-    for title, seconds in (("stages of the app", stages), ("bare functions", kernels)):
+    for title, seconds in (("stages of the app", stages[-1]), ("bare functions", kernels[-1])):
         longest = sorted(seconds.items(), key=lambda item: -item[1])[:14]
         print(f"{title}, {sum(seconds.values()):.1f} s: " + ", ".join(f"{k} {v:.1f}" for k, v in longest))
 

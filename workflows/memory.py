@@ -20,7 +20,7 @@ BYTES_PER_VOXEL = {
     "score": (285, 0),
     "regions": (160, 0),
     "figure": (45, 0),
-    "viewer": (140, 0),
+    "viewer": (225, 0),
 }
 #: The same for the fit where it goes slab by slab.
 LOW_MEMORY_FIT = (120, 3)

@@ -1,6 +1,5 @@
 """What a NIfTI file holds, read once, without trusting its header."""
 
-import gzip
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nb
 import numpy as np
+from isal import igzip
 from nibabel.filebasedimages import ImageFileError
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.openers import ImageOpener
@@ -248,7 +248,7 @@ def _stored_numbers(path: Path, image: nb.Nifti1Image) -> np.ndarray:
     """Numbers of a compressed image, read to the end of the file, where its checksum is."""
     dtype, offset = image.get_data_dtype(), int(image.dataobj.offset)
     end = offset + math.prod(image.shape) * dtype.itemsize
-    with gzip.open(path) as stream:
+    with igzip.open(path) as stream:
         content = stream.read(end + PADDING)
         if stream.read(1):
             raise UnreadableImage(

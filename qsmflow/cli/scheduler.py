@@ -2,11 +2,14 @@
 
 import gc
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
+from scipy.sparse import lil_matrix
 
 
 def start_worker(folder: str) -> None:
@@ -18,6 +21,22 @@ def start_worker(folder: str) -> None:
 def _end_with_the_run() -> None:
     parent_process().join()
     os._exit(1)
+
+
+def _ranks(names: Sequence[str], costs: Sequence[float], dependencies: lil_matrix) -> list[tuple[int, float]]:
+    """What to start first: subject by subject, and of a subject what the costliest way leads on from.
+
+    Pictures would keep the workers from the maps else, which everything waits for in the end. Nodes are in
+    topological order; `dependencies` is true where the node of a column waits for that of a row.
+    """
+    ways = list(costs)
+    for node in reversed(range(len(ways))):
+        ways[node] += max((ways[after] for after in dependencies.rows[node]), default=0)
+    subjects: dict[str, int] = {}
+    return [
+        (subjects.setdefault(".".join(name.split(".")[:2]), len(subjects)), -way)
+        for name, way in zip(names, ways, strict=True)
+    ]
 
 
 class LocalScheduler(MultiProcPlugin):
@@ -32,6 +51,23 @@ class LocalScheduler(MultiProcPlugin):
         self.pool = self._new_pool()
         # The loop collects garbage at every turn, which is slow while it looks at all that was imported.
         gc.freeze()
+
+    def _generate_dependency_list(self, graph):
+        super()._generate_dependency_list(graph)
+        # Memory tells roughly how long a stage takes; bookkeeping takes none.
+        costs = [0.0 if node.run_without_submitting else node.mem_gb for node in self.procs]
+        self._ranks = _ranks([node.fullname for node in self.procs], costs, self.depidx)
+
+    def _sort_jobs(self, jobids, scheduler="tsort"):
+        """Those that may start now, the first of them first.
+
+        Nothing passes a stage that waits for more threads than are free, or small ones would keep them
+        from it for long.
+        """
+        ranked = sorted(jobids, key=self._ranks.__getitem__)
+        _, free, _ = self._check_resources(self.pending_tasks)
+        taken = accumulate(min(self.procs[job].n_procs, self.processors) for job in ranked)
+        return [job for job, threads in zip(ranked, taken, strict=True) if threads <= free]
 
     def _async_callback(self, args):
         # The default raises where nobody listens; _get_result looks at the future itself.

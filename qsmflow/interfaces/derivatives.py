@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nb
 import numpy as np
+from isal import igzip
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -81,7 +82,8 @@ class DerivativesSink(SimpleInterface):
             self._results["out_meta"] = str(sidecar)
         with replacing(target) as beside:
             if is_image:
-                nb.save(image, beside)
+                content = image.to_bytes()
+                beside.write_bytes(igzip.compress(content, 1, mtime=0) if inputs.compress else content)
             else:
                 shutil.copyfile(source, beside)
         self._results["out_file"] = str(target)
