@@ -91,7 +91,6 @@ def init_motion_correction_wf(
         MeasureResidual(field_strength=field_strength, stage=RESIDUALS[1], use_gpu=use_gpu),
         name="residual",
         mem_gb=mem_gb["residual"],
-        n_procs=omp_nthreads,
     )
     records = pe.Node(niu.Merge(2), name="records", run_without_submitting=True)
     workflow.__desc__ = (

@@ -137,7 +137,6 @@ def init_susceptibility_wf(
         MeasureResidual(field_strength=field_strength, use_gpu=use_gpu),
         name="residual",
         mem_gb=mem_gb["residual"],
-        n_procs=omp_nthreads,
     )
     records = pe.Node(niu.Merge(5), name="records", run_without_submitting=True)
     workflow.__desc__ = _methods(background, inversion, inversion_parameters, reference)

@@ -232,7 +232,7 @@ def close_output(
 
 
 def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> ExitCode:
-    """Assemble the reports anew from the figures that are there.
+    """Assemble the reports anew from the figures that are there, with the crashes of the last run.
 
     Raises
     ------
@@ -249,7 +249,13 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
         )
     for subject in subjects:
         write_subject_tables(settings.out_dir / f"sub-{subject}")
-        report = build_report(settings.out_dir, subject=subject, run_id=run_id, errors=[])
+        runs = sorted(path.parent for path in settings.out_dir.glob(f"sub-{subject}/log/*/qsmflow.toml"))
+        report = build_report(
+            settings.out_dir,
+            subject=subject,
+            run_id=run_id,
+            errors=collect_errors(runs[-1]) if runs else (),
+        )
         console.print(f"Report: {report}", markup=False, highlight=False)
     return ExitCode.DONE
 

@@ -131,9 +131,12 @@ def test_reports_are_assembled_again_without_computing(app, finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished.out_dir, out)
     (out / "sub-01.html").unlink()
+    (run,) = (out / "sub-01" / "log").glob("*/")
+    (run / "crash-invert.txt").write_text("ValueError: what went wrong then")
     code = app(finished.bids_dir, out, tmp_path / "work", "--reports-only")
     assert code == ExitCode.DONE
-    assert (out / "sub-01.html").stat().st_size > 100_000
+    page = (out / "sub-01.html").read_text()
+    assert len(page) > 100_000 and "what went wrong then" in page
     assert not (tmp_path / "work" / "qsmflow_wf").exists()
 
 

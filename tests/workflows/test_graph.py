@@ -149,7 +149,7 @@ def test_resources_reach_the_nodes(two_subjects):
     stages |= {"background": "background", "sign": "sign", "invert": "invert", "reference": "mask"}
     stages |= {"plot_susceptibility": "figure", "correct": "motion", "residual": "residual"}
     assert {node: found[node].mem_gb for node in stages} == {node: memory[s] for node, s in stages.items()}
-    for node in ("fit", "background", "invert", "correct", "residual"):
+    for node in ("fit", "background", "invert", "correct"):
         assert found[node].n_procs == 3
         assert found[node].inputs.num_threads == 3
         assert found[node].inputs.use_gpu is True
