@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 
 #: What the interpreter and its libraries take in each process, GB.
-PROCESS_GB = 0.5
+PROCESS_GB = 0.6
 #: Bytes per voxel: (constant part, part per echo), a fifth above what benchmarks/stage_memory.py measures.
 BYTES_PER_VOXEL = {
     "scale": (12, 17),

@@ -24,6 +24,8 @@ from qsmflow.workflows.settings import Settings
 
 #: What is asked of the scheduler, relative to the estimate of the largest stage.
 MARGIN = 1.2
+#: Least GB to ask for: schedulers count a process twice at the moment when it starts another one.
+LEAST_GB = 1.0
 #: Lines of a log that say why a task ended: the app's, the scheduler's, the shell's, Python's.
 _REASON = re.compile(r"FAILED|ERROR|slurmstepd: error|^qsmflow: |: line \d+: |Error: ")
 
@@ -232,7 +234,7 @@ def make_arrays(
                 tasks=part,
                 cores=max(settings.nprocs, settings.omp_nthreads),
                 usable_gb=_usable(mem_gb, settings) if mem_gb else needed,
-                request_gb=mem_gb or _request(needed, settings),
+                request_gb=mem_gb or max(_request(needed, settings), LEAST_GB),
             )
             arrays.append(array)
     return arrays

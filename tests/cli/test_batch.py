@@ -155,7 +155,7 @@ def test_subjects_that_need_more_memory_have_an_array_of_their_own(call, bids_di
         for number in (1, 2)
     ]
     # 285 bytes a voxel and 0.5 GB, a fifth more, and the libraries of two processes.
-    expected = 1.2 * (0.5 + 285 * 256 * 256 * 128 / 1e9) + 2 * 0.5
+    expected = 1.2 * (0.6 + 285 * 256 * 256 * 128 / 1e9) + 2 * 0.6
     assert int(needs[1].split("=")[1].rstrip("M")) * 2**20 / 1e9 == pytest.approx(expected, abs=0.002)
     assert needs[0] != needs[1]
     assert "#SBATCH --cpus-per-task=4" in (folder / "array-2.sh").read_text()

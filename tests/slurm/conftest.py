@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -63,6 +64,7 @@ class Slurm:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._node: subprocess.Popen | None = None
 
     def ask(self, *command: str) -> str:
         """Output of one of its commands."""
@@ -79,6 +81,28 @@ class Slurm:
     def wait_for_all(self, *, seconds: float = 240) -> None:
         """Wait until the queue is empty."""
         self.wait(lambda: not self.ask("squeue", "--noheader"), seconds=seconds)
+
+    def kill_node(self) -> None:
+        """What a node does that loses power: its daemon and all that it had started are gone at once."""
+        mine = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                name, environment = process.joinpath("comm").read_text().strip(), process / "environ"
+                if mine in environment.read_bytes().split(b"\0") and name not in ("munged", "slurmctld"):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                continue
+        self.wait(lambda: self.ask("sinfo", "--noheader", "--format=%t").startswith("down"))
+
+    def start_node(self) -> None:
+        """Bring the node back."""
+        self._node = subprocess.Popen([_find("slurmd"), "-D", "-N", _host()], start_new_session=True)
+
+    def stop_node(self) -> None:
+        """End the daemon that :meth:`start_node` started."""
+        if self._node is not None:
+            self._node.terminate()
+            self._node.wait(timeout=20)
 
     def logs(self) -> str:
         """The last words of the daemons."""
@@ -107,7 +131,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
 
 @contextmanager
 def _started(folder: Path) -> Iterator[Slurm]:
-    host = socket.gethostname().split(".")[0]
+    host = _host()
     for name in ("state", "spool"):
         (folder / name).mkdir()
     configuration = folder / "slurm.conf"
@@ -144,6 +168,7 @@ def _started(folder: Path) -> Iterator[Slurm]:
             slurm.wait(lambda: _is_idle(), seconds=60)
             yield slurm
             slurm.ask("scancel", "--user=root")
+            slurm.stop_node()
         finally:
             for process in reversed(running):
                 process.terminate()
@@ -151,6 +176,10 @@ def _started(folder: Path) -> Iterator[Slurm]:
                     process.wait(timeout=20)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0]
 
 
 def _find(name: str) -> str | None:

@@ -58,12 +58,18 @@ def dataset(tmp_path) -> Path:
     return folder
 
 
-def test_what_fails_is_named_and_done_by_the_next_call(slurm, dataset, tmp_path, capfd):
+@pytest.fixture
+def stand_in(tmp_path) -> Path:
+    """A program in the place of qsmflow."""
+    path = tmp_path / "a container" / "stand-in"
+    path.parent.mkdir()
+    path.write_text(STAND_IN.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def test_what_fails_is_named_and_done_by_the_next_call(slurm, dataset, stand_in, tmp_path, capfd):
     out, work = tmp_path / "out `x` 'y'", tmp_path / "work; folder"
-    stand_in = tmp_path / "a container" / "stand-in"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN.format(python=sys.executable))
-    stand_in.chmod(0o755)
     arguments = [str(dataset), str(out), "--scheduler", "slurm", "--submit", "--time", "0:01:00"]
     arguments += ["--skip-bids-validation", "--work-dir", str(work), "--command", f"'{stand_in}'"]
     arguments += ["--discard-work", "--motion-correction", "off", "--scheduler-option=--comment='two words'"]
@@ -109,3 +115,21 @@ def test_what_fails_is_named_and_done_by_the_next_call(slurm, dataset, tmp_path,
     assert not list(work.iterdir())
     assert main(arguments) == ExitCode.DONE
     assert "nothing is left to do" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_tasks_of_a_dead_node_run_again(slurm, dataset, stand_in, tmp_path):
+    out, labels = tmp_path / "out", ["01", "slow", "unwanted"]
+    arguments = [str(dataset), str(out), "--scheduler", "slurm", "--submit", "--skip-bids-validation"]
+    arguments += ["--work-dir", str(tmp_path / "work"), "--command", f"'{stand_in}'"]
+    assert main([*arguments, "--participant-label", *labels]) == ExitCode.DONE
+    ran = out / "ran.txt"
+    slurm.wait(lambda: ran.exists() and set(ran.read_text().split()) == set(labels))
+    slurm.wait(lambda: len(slurm.ask("squeue", "--noheader", "-r", "--states=RUNNING").splitlines()) == 2)
+    slurm.kill_node()
+    (out / "mended").touch()
+    slurm.start_node()
+    slurm.wait_for_all(seconds=400)
+    assert sorted(ran.read_text().split()) == ["01", "slow", "slow", "unwanted", "unwanted"]
+    assert len(list(out.glob("sub-*/log/*_complete.json"))) == 3
+    assert (out / "group.html").exists()
