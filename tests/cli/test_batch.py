@@ -97,7 +97,7 @@ def test_every_subject_is_a_task(call, out_dir, capsys):
     folder = latest(out_dir)
     assert (folder / "array-1.txt").read_text() == "01\n02\n"
     script = (folder / "array-1.sh").read_text()
-    for line in ("--array=1-2", "--cpus-per-task=1", "--time=4:00:00", "--mem=573M"):
+    for line in ("--array=1-2", "--cpus-per-task=1", "--time=4:00:00", "--mem=954M"):
         assert f"\n#SBATCH {line}\n" in script
     assert "--dependency=" in (folder / "submit.sh").read_text()
     assert f"bash {folder / 'submit.sh'}" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_memory_that_cannot_hold_a_subject_is_refused(call, bids_dir, out_dir, c
     add_scan(bids_dir, "03", shape=(256, 256, 128))
     assert call("--mem", "3G") == ExitCode.USAGE
     said = capsys.readouterr().err
-    assert "--mem 3.00G cannot hold sub-03: stage 'score' needs about 2.89 GB" in said
+    assert "--mem 3.00G cannot hold sub-03: stage 'score' needs about 2.99 GB" in said
     assert not out_dir.exists()
     assert call("--mem", said.split("Give --mem ")[1].split(" ")[0]) == ExitCode.DONE
 
@@ -197,7 +197,7 @@ def test_strange_characters_reach_the_app_as_they_are(bids_dir, tmp_path, schedu
     log = folder / "logs" / "sub-02_ses-A.log"
     said = ended.stdout if scheduler == "slurm" else log.read_text()
     expected = ["--own", "x y", bids_dir, out_dir, "participant", "--config-file", folder / "qsmflow.toml"]
-    expected += ["--participant-label", "02", "--session-label", "A", "--mem", "501M"]
+    expected += ["--participant-label", "02", "--session-label", "A", "--mem", "601M"]
     expected += ["--work-dir", work / "sub-02_ses-A"]
     assert said.split("\n", 1)[1] == "".join(f"{each}\n" for each in expected)
     if scheduler == "slurm":
@@ -229,7 +229,7 @@ def test_task_beyond_the_list_is_an_error(call, out_dir):
     ("scheduler", "lines"),
     [
         ("sge", ["#$ -t 1-2", "#$ -tc 3", "#$ -pe smp 2", "#$ -l h_rt=36:00:00", "#$ -q long"]),
-        ("pbs", ["#PBS -J 1-2%3", "#PBS -l select=1:ncpus=2:mem=573mb", "#PBS -l walltime=36:00:00"]),
+        ("pbs", ["#PBS -J 1-2%3", "#PBS -l select=1:ncpus=2:mem=954mb", "#PBS -l walltime=36:00:00"]),
     ],
 )
 def test_other_schedulers_are_asked_for_the_same(call, out_dir, scheduler, lines):
@@ -345,7 +345,7 @@ def test_nothing_is_written_into_the_input(call, bids_dir, out_dir, capsys):
 
 def test_dry_run_tells_and_writes_nothing(call, out_dir, capsys):
     assert call("--dry-run") == ExitCode.DONE
-    assert "2 task(s): 0.6 GB, 1 core(s), 4:00:00 each" in capsys.readouterr().err
+    assert "2 task(s): 1.0 GB, 1 core(s), 4:00:00 each" in capsys.readouterr().err
     assert not out_dir.exists()
 
 
