@@ -1,5 +1,6 @@
 """Find the gradient-echo acquisitions of a data set."""
 
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bids.config import get_option
 from bids.layout import BIDSLayout, BIDSLayoutIndexer
 
 from qsmflow.bids.acquisition import Acquisition, Echo, number
@@ -19,6 +21,8 @@ from qsmflow.bids.sidecars import IGNORED, check_sidecars, read_object
 #: Suffixes whose magnitude and phase are gradient echoes.
 GRADIENT_ECHO_SUFFIXES = ("MEGRE", "T2starw")
 
+#: Configurations of pybids: that of raw data, and what derivatives add to it.
+BASES = ("bids", "derivatives")
 #: The one query of a filter file.
 FILTER_NAME = "megre"
 
@@ -171,6 +175,31 @@ def collect_acquisitions(
     return Collected(tuple(sorted(acquisitions, key=lambda each: each.name)), tuple(findings))
 
 
+def entities_below(folder: Path, config: str) -> dict[str, Any]:
+    """A configuration of pybids that reads entities in what of a path lies below a folder.
+
+    Those of pybids read whole paths: in ``/data/ses-2/study`` all images would be of session 2.
+
+    Parameters
+    ----------
+    folder : Path
+        Absolute.
+    config : str
+        Name that pybids knows the configuration by.
+
+    Returns
+    -------
+    dict
+        As ``BIDSLayout`` takes it.
+    """
+    content = json.loads(Path(get_option("config_paths")[config]).read_text("utf-8"))
+    below = f"^{re.escape(str(folder))}.*?"
+    for entity in content["entities"]:
+        if "pattern" in entity:
+            entity["pattern"] = below + entity["pattern"]
+    return content
+
+
 def _existing_folder(path: Path | str) -> Path:
     # Without "..", but links stay: resolving them would lead from a data set into its annex.
     path = Path(os.path.abspath(path))  # noqa: PTH100
@@ -203,7 +232,12 @@ def _index(
     database = None if broken else database_dir
     try:
         layout = BIDSLayout(
-            root, validate=False, database_path=database, indexer=indexer, is_derivative=is_derivative
+            root,
+            validate=False,
+            database_path=database,
+            indexer=indexer,
+            is_derivative=is_derivative,
+            config=[entities_below(root, name) for name in (BASES if is_derivative else BASES[:1])],
         )
     except (OSError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not what is on it

@@ -99,8 +99,8 @@ def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError |
         What Nipype raised at the end when nodes failed; their crash files say more.
     """
     plugin, arguments = load_plugin(settings)
-    n_nodes = len(generate_expanded_graph(workflow._create_flat_graph()).nodes)
-    with RunProgress(n_nodes, console=console) as progress:
+    nodes = generate_expanded_graph(workflow._create_flat_graph()).nodes
+    with RunProgress(len(nodes), console=console) as progress:
         failure = None
         try:
             arguments = {**arguments, "status_callback": progress.callback}
@@ -108,7 +108,7 @@ def execute(workflow, settings: Settings, *, console: Console) -> RuntimeError |
             workflow.run(plugin=runner, plugin_args=arguments)
         except RuntimeError as error:
             failure = error
-    reused = n_nodes - progress.n_computed
+    reused = sum(not node.run_without_submitting for node in nodes) - progress.n_computed
     if reused and failure is None:
         console.print(f"{progress.n_computed} stages computed, {reused} reused from {settings.work_dir}")
     return failure

@@ -53,8 +53,8 @@ class RunProgress(AbstractContextManager):
             self._bar.advance(self._task)
             if not self._is_fresh(node):
                 return
-            self.n_computed += 1
             # Nipype runs its bookkeeping in the main process and does not announce it.
+            self.n_computed += not node.run_without_submitting
             started = self._started.get(node.fullname, time.monotonic())
             if status == "exception" or not (node.run_without_submitting or self._console.is_terminal):
                 outcome = "done" if status == "end" else "FAILED"

@@ -2,9 +2,12 @@
 
 import base64
 import hashlib
+import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import unescape
@@ -15,12 +18,14 @@ from urllib.parse import quote
 
 import jinja2
 import nireports
+from bids.config import get_option, set_option
 from markupsafe import Markup
 from nireports.assembler.misc import read_crashfile
 from nireports.assembler.report import Report
 from nireports.assembler.reportlet import Reportlet
 
 from qsmflow.bids.files import write_text
+from qsmflow.bids.layout import entities_below
 from qsmflow.reports.methods import render_methods
 from qsmflow.reports.viewer import shrink_viewer
 from qsmflow.version import __version__
@@ -190,15 +195,15 @@ def build_report(
     out_dir = Path(out_dir).resolve()
     folder = out_dir / f"sub-{subject}"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    # The folder holds one subject: asking for the label as well would match a sub- further up the path.
-    report = OfflineReport(
-        out_dir,
-        run_id,
-        bootstrap_file=SPECIFICATION,
-        out_filename=f"{folder.name}.html",
-        reportlets_dir=folder,
-        metadata={"subject": subject},
-    )
+    with _entities_below(folder):
+        report = OfflineReport(
+            out_dir,
+            run_id,
+            bootstrap_file=SPECIFICATION,
+            out_filename=f"{folder.name}.html",
+            reportlets_dir=folder,
+            metadata={"subject": subject},
+        )
     citation = {
         kind: path.read_text(encoding="utf-8") if path.is_file() else ""
         for kind in ("md", "bib")
@@ -254,6 +259,20 @@ def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
             }
         )
     return tuple(found)
+
+
+@contextmanager
+def _entities_below(folder: Path) -> Iterator[None]:
+    """Keep nireports, which asks pybids for the configuration of this name, from reading folders above."""
+    paths = get_option("config_paths")
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary, "figures.json")
+        file.write_text(json.dumps(entities_below(folder, "figures")), encoding="utf-8")
+        set_option("config_paths", {**paths, "figures": str(file)})
+        try:
+            yield
+        finally:
+            set_option("config_paths", paths)
 
 
 class _Contents:

@@ -1,5 +1,7 @@
 """Which acquisitions a data set holds, and which of them are asked for."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -244,3 +246,12 @@ def test_derivatives_inside_the_input_are_no_input(study):
     layout = open_layout(study.root, derivatives={"mine": study.root / "derivatives" / "other"})
     assert names(collect_acquisitions(layout)) == ["sub-01"]
     assert list(layout.derivatives) == ["mine"]
+
+
+def test_folders_above_the_data_set_are_not_read(study, tmp_path):
+    study.add_scan()
+    moved = tmp_path / "ses-9" / "run-3_acq-x" / "sub-77"
+    shutil.copytree(study.root, moved)
+    here, there = (collect_acquisitions(open_layout(root)).acquisitions for root in (study.root, moved))
+    assert [scan.all_entities for scan in there] == [scan.all_entities for scan in here]
+    assert [scan.echo_times for scan in there] == [scan.echo_times for scan in here]

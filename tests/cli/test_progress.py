@@ -72,10 +72,10 @@ def test_failure_is_said_even_of_the_smallest_node(progress, written, tmp_path):
     assert "sub-01 field fit: FAILED" in written.getvalue()
 
 
-def test_small_nodes_are_counted_and_not_told(progress, written, tmp_path):
+def test_small_nodes_are_neither_counted_nor_told(progress, written, tmp_path):
     run(progress, Stage(tmp_path, run_without_submitting=True))
     assert written.getvalue() == ""
-    assert progress.n_computed == 1
+    assert progress.n_computed == 0
 
 
 def test_result_of_an_earlier_run_is_not_counted(progress, written, tmp_path):

@@ -170,6 +170,14 @@ def test_every_series_is_shown_under_its_labels(tmp_path):
     )
 
 
+def test_folders_above_the_output_name_no_series(tmp_path):
+    out_dir = tmp_path / "ses-9" / "run-3_acq-x" / "out"
+    fill(out_dir, tmp_path, kinds=("susceptibility",))
+    page = build_report(out_dir, subject="01", run_id="x").read_text("utf-8")
+    assert not re.search(r"(run|session|acquisition) *<?[^>]*>?(3|9|x)\b", page)
+    assert "data:image/svg+xml" in page
+
+
 def test_no_script_but_the_pages_own_may_run_and_nothing_may_be_fetched(out_dir):
     text = build_report(out_dir, subject="01", run_id="x").read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1].replace(

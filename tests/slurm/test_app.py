@@ -71,5 +71,5 @@ def test_graph_of_jobs_is_handed_in_and_the_next_run_reports(slurm, run_app, tmp
     assert (tmp_path / "out/sub-01/anat/sub-01_Chimap.nii.gz").is_file()
     capfd.readouterr()
     assert run_app() == ExitCode.DONE
-    assert "0 stages computed" in capfd.readouterr().err
+    assert "\n0 stages computed" in capfd.readouterr().err
     assert "<figure" in (tmp_path / "out/sub-01.html").read_text()
