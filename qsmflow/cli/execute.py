@@ -54,7 +54,7 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         try:
             content = yaml.safe_load(settings.use_plugin.read_text())
             name, arguments = content["plugin"], dict(content.get("plugin_args", {}))
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Stop(
                 ExitCode.USAGE,
                 f"--use-plugin {settings.use_plugin}: must be YAML with the key 'plugin' ({error!r})",
