@@ -64,7 +64,7 @@ def test_plugin_file_of_the_user_wins(make_settings, tmp_path):
         b"plugin: SLURM\nplugin_args: 3",
         b"plugin: SLURM\nplugin_args: [a, b]",
         b"\xff\xfe\x00binary",
-        b"[" * 100_000,
+        pytest.param(b"[" * 100_000, id="deep"),
     ],
 )
 def test_malformed_plugin_file_is_a_usage_error(make_settings, tmp_path, content):
