@@ -72,6 +72,11 @@ class Acquisition:
         return join_name(self.all_entities)
 
     @property
+    def subject_and_session(self) -> str:
+        """Such as ``sub-01_ses-1``."""
+        return join_name({"subject": self.subject, "session": self.session})
+
+    @property
     def echo_times(self) -> tuple[float | None, ...]:
         """Seconds."""
         return tuple(echo.echo_time for echo in self.echoes)

@@ -46,21 +46,22 @@ def remove_unfinished(folder: Path | str, *, prefix: str) -> None:
     folder : Path or str
         Searched with all below it.
     prefix : str
-        Beginning of the names that the files would have got in the end.
+        Entities that the names begin with that the files would have got in the end.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in (".0123abcd.sub-1_map.nii.gz", ".0123abcd.sub-2_map.nii.gz", ".bidsignore"):
+    ...     for name in (".0123abcd.sub-1_map.nii.gz", ".0123abcd.sub-10_map.nii.gz", ".bidsignore"):
     ...         Path(folder, name).touch()
     ...     remove_unfinished(folder, prefix="sub-1")
     ...     sorted(path.name for path in Path(folder).iterdir())
-    ['.0123abcd.sub-2_map.nii.gz', '.bidsignore']
+    ['.0123abcd.sub-10_map.nii.gz', '.bidsignore']
     """
     for path in Path(folder).rglob(".*"):
         beside = _BESIDE.match(path.name)
-        if beside and path.name[beside.end() :].startswith(prefix):
+        name = path.name[beside.end() :] if beside else ""
+        if name.startswith((f"{prefix}_", f"{prefix}.")):
             path.unlink(missing_ok=True)
 
 

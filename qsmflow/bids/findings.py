@@ -24,9 +24,9 @@ class Finding:
         What the user can do.
     subject : str, optional
         Label without ``sub-``; none where the whole data set is concerned.
-    category : {"data", "input", "filter", "bids"}
+    category : {"data", "input", "filter", "bids", "resources"}
         What kind of failure it is: bad data, an input that is not there, filters that match
-        nothing, or a data set that breaks the standard.
+        nothing, a data set that breaks the standard, or more than the run may use.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class Finding:
     problem: str
     fix: str
     subject: str | None = None
-    category: Literal["data", "input", "filter", "bids"] = "data"
+    category: Literal["data", "input", "filter", "bids", "resources"] = "data"
 
     def __str__(self) -> str:
         return f"{self.file}: {self.field}: {self.problem}. Fix: {self.fix}."

@@ -90,9 +90,17 @@ def _prepare(
     """Tell what is to be done and write the scripts; the one that hands them in, if there is one."""
     # Imported here: these import libraries that read the environment when they are imported.
     from qsmflow.cli.batch_scripts import Batch, new_folder, write_batch
-    from qsmflow.cli.batch_tasks import find_tasks, make_arrays, print_state, split_by_state
+    from qsmflow.cli.batch_tasks import (
+        find_tasks,
+        leave_out_too_large,
+        make_arrays,
+        print_state,
+        split_by_state,
+    )
 
     tasks, findings = find_tasks(settings, split=own.split)
+    tasks, too_large = leave_out_too_large(tasks, settings, mem_gb=mem_gb)
+    findings += too_large
     complete, to_do = split_by_state(tasks, settings.out_dir, again=own.all)
     print_state(complete, to_do, findings, out_dir=settings.out_dir, console=console)
     outcome = ExitCode.SUBJECT_FAILED if any(each.severity == "error" for each in findings) else ExitCode.DONE

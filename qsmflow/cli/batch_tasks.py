@@ -100,6 +100,50 @@ def find_tasks(settings: Settings, *, split: str) -> tuple[list[Task], list[Find
     return tasks, findings
 
 
+def leave_out_too_large(
+    tasks: Sequence[Task], settings: Settings, *, mem_gb: float | None
+) -> tuple[list[Task], list[Finding]]:
+    """Tell tasks that the memory given to each can hold from those that it cannot.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        All.
+    settings : Settings
+        Of every task.
+    mem_gb : float or None
+        GB that the user gives each task; None where the estimate decides.
+
+    Returns
+    -------
+    tuple of list of Task and list of Finding
+        What can be done, and an error for each of the others.
+
+    Raises
+    ------
+    Stop
+        64 if the memory can hold none of them.
+    """
+    if mem_gb is None:
+        return list(tasks), []
+    too_large = [task for task in tasks if task.mem_gb > _usable(mem_gb, settings)]
+    findings = [
+        Finding(
+            "error",
+            task.label,
+            "--mem",
+            f"{mem_gb:.2f}G cannot hold it: stage '{task.stage}' needs about {task.mem_gb:.2f} GB",
+            f"give --mem {math.ceil(10 * _request(task.mem_gb, settings)) / 10:.1f}G or leave it out",
+            subject=task.subject,
+            category="resources",
+        )
+        for task in too_large
+    ]
+    if too_large and len(too_large) == len(tasks):
+        raise Stop(ExitCode.USAGE, format_findings(findings))
+    return [task for task in tasks if task not in too_large], findings
+
+
 def split_by_state(
     tasks: Sequence[Task], out_dir: Path, *, again: bool = False
 ) -> tuple[list[Task], list[State]]:
@@ -210,15 +254,8 @@ def make_arrays(
     -------
     list of Array
         Together all the tasks.
-
-    Raises
-    ------
-    Stop
-        64 if the memory cannot hold a task.
     """
     tasks = [state.task for state in to_do]
-    if mem_gb is not None:
-        _check_memory(tasks, settings, mem_gb=mem_gb)
 
     def asked(task: Task) -> int:
         return math.ceil(_request(task.mem_gb, settings)) if mem_gb is None else 0
@@ -249,17 +286,6 @@ def _request(needed: float, settings: Settings) -> float:
 def _usable(request: float, settings: Settings) -> float:
     """GB that stages may take of what was asked for."""
     return (request - _request(0, settings)) / MARGIN
-
-
-def _check_memory(tasks: Sequence[Task], settings: Settings, *, mem_gb: float) -> None:
-    task = max(tasks, key=lambda each: each.mem_gb)
-    if task.mem_gb > _usable(mem_gb, settings):
-        needed = math.ceil(10 * _request(task.mem_gb, settings)) / 10
-        raise Stop(
-            ExitCode.USAGE,
-            f"--mem {mem_gb:.2f}G cannot hold {task.label}: stage '{task.stage}' needs about "
-            f"{task.mem_gb:.2f} GB. Give --mem {needed:.1f}G or more, or leave it out.",
-        )
 
 
 def _make_task(

@@ -1,4 +1,4 @@
-"""What earlier runs left in the work folder: whatever is damaged goes."""
+"""What earlier runs left in output and work folder: whatever is unfinished or damaged goes."""
 
 import math
 import shutil
@@ -8,8 +8,35 @@ from pathlib import Path
 import nibabel as nib
 from nipype.utils.filemanip import loadpkl
 
+from qsmflow.bids.acquisition import Acquisition
+from qsmflow.bids.files import remove_unfinished
+
 #: Files of Nipype that a stage cannot be taken up again without.
 _RESULTS = "result_*.pklz"
+
+
+def clear_leftovers(out_dir: Path, workflow_dir: Path, acquisitions: Iterable[Acquisition]) -> list[Path]:
+    """Remove what runs that were cut short have left of acquisitions, so that it is made anew.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Derivative data set.
+    workflow_dir : Path
+        Folder of the workflow in the work folder.
+    acquisitions : iterable of Acquisition
+        Those that are about to be processed; others may be those of another run.
+
+    Returns
+    -------
+    list of Path
+        Folders of stages that were removed, as :func:`drop_damaged` tells.
+    """
+    subjects = set()
+    for each in acquisitions:
+        subjects.add(each.subject)
+        remove_unfinished(out_dir / f"sub-{each.subject}", prefix=each.subject_and_session)
+    return drop_damaged(workflow_dir, subjects)
 
 
 def drop_damaged(workflow_dir: Path, subjects: Iterable[str]) -> list[Path]:

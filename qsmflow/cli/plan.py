@@ -1,11 +1,10 @@
 """Decides what a run will do, and finds all that is wrong with the input before any work starts."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from bids.layout import BIDSLayout
 
@@ -32,6 +31,7 @@ EXIT_CODES = {
     "input": ExitCode.NO_INPUT,
     "filter": ExitCode.NOTHING_MATCHED,
     "data": ExitCode.BAD_DATA,
+    "resources": ExitCode.USAGE,
 }
 
 
@@ -81,7 +81,7 @@ def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
     ------
     Stop
         16 for invalid BIDS, 18 if nothing matches, 65 if no acquisition or a network is not usable, 66
-        for a missing input, 64 if the memory cannot hold an acquisition or there is no such network.
+        for a missing input, 64 if the memory can hold no acquisition or there is no such network.
     """
     models = choose_models(settings)
     findings: list[Finding] = []
@@ -108,31 +108,41 @@ def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
     if any(each.category == "filter" and each.subject is None for each in _errors(findings)):
         raise Stop(ExitCode.NOTHING_MATCHED, format_findings(findings))
     if not usable:
-        code = next(code for category, code in EXIT_CODES.items() if category in categories)
-        raise Stop(code, format_findings(findings))
+        raise Stop(_code(findings), format_findings(findings))
     masks = find_brain_masks(layout, usable)
     findings += _without_mask(usable, masks) if _with_masks(settings) else []
-    atlases = _find_atlases(settings, usable)
-    findings += _without_labels(usable, atlases) if ATLAS in settings.derivatives else []
-    references = find_references(usable, wanted=settings.reference_filter)
-    findings += references.findings
-    jobs = tuple(
+    atlases, more = _find_atlases(settings, usable)
+    findings += more
+    judged = [
         _make_job(
             acquisition,
             images=images[acquisition.name],
             settings=settings,
             mask_file=settings.mask_file or masks.get(acquisition.name),
-            reference=references.of.get(acquisition.name),
             atlases=atlases.get(acquisition.name, ()),
         )
         for acquisition in usable
-    )
-    _check_memory(jobs, settings)
-    return Plan(jobs, tuple(findings), tuple(refused), models)
+    ]
+    findings += [finding for _, found in judged for finding in found]
+    without = {finding.file for finding in _errors(more)}
+    jobs = [job for job, found in judged if not _errors(found) and job.acquisition.name not in without]
+    refused += [job.acquisition for job, _ in judged if job not in jobs]
+    if not jobs:
+        raise Stop(_code(findings), format_findings(findings))
+    references = find_references([job.acquisition for job in jobs], wanted=settings.reference_filter)
+    findings += references.findings
+    jobs = [replace(job, reference=references.of.get(job.acquisition.name)) for job in jobs]
+    return Plan(tuple(jobs), tuple(findings), tuple(refused), models)
 
 
 def _errors(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
+
+
+def _code(findings: Sequence[Finding]) -> ExitCode:
+    """Exit code of a run that these errors leave nothing to do."""
+    categories = {finding.category for finding in _errors(findings)}
+    return next(code for category, code in EXIT_CODES.items() if category in categories)
 
 
 def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDSLayout, Collected]:
@@ -167,8 +177,7 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
             participants=settings.participant_label,
         )
     except UnreadableDataset as error:
-        code = next(code for key, code in EXIT_CODES.items() if key in {f.category for f in error.findings})
-        raise Stop(code, format_findings([*findings, *error.findings])) from error
+        raise Stop(_code(error.findings), format_findings([*findings, *error.findings])) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Stop(ExitCode.NO_INPUT, str(error)) from error
     collected = collect_acquisitions(
@@ -200,14 +209,31 @@ def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Find
     ]
 
 
-def _find_atlases(settings: Settings, acquisitions: Sequence[Acquisition]) -> dict[str, tuple[Atlas, ...]]:
-    """Label images by acquisition, where the user gave some."""
+def _find_atlases(
+    settings: Settings, acquisitions: Sequence[Acquisition]
+) -> tuple[dict[str, tuple[Atlas, ...]], list[Finding]]:
+    """Label images by acquisition, where the user gave some, and what is wrong with them."""
     if ATLAS not in settings.derivatives:
-        return {}
+        return {}, []
+    folder = settings.derivatives[ATLAS]
+    found: dict[str, tuple[Atlas, ...]] = {}
     try:
-        return find_atlases(settings.derivatives[ATLAS], acquisitions)
-    except InputProblem as error:
-        raise Stop(ExitCode.BAD_DATA, f"--derivatives {ATLAS}: {error}") from error
+        found = find_atlases(folder, acquisitions)
+    except InputProblem:
+        # Whoever is not concerned goes on.
+        findings = []
+        for each in acquisitions:
+            try:
+                found |= find_atlases(folder, [each])
+            except InputProblem as error:
+                findings.append(_bad_labels(each, error))
+        return found, [*findings, *_without_labels(acquisitions, found)]
+    return found, _without_labels(acquisitions, found)
+
+
+def _bad_labels(acquisition: Acquisition, error: InputProblem) -> Finding:
+    field = f"--derivatives {ATLAS}"
+    return Finding("error", acquisition.name, field, error.problem, error.fix, subject=acquisition.subject)
 
 
 def _without_labels(acquisitions: Sequence[Acquisition], atlases: dict) -> list[Finding]:
@@ -221,7 +247,7 @@ def _without_labels(acquisitions: Sequence[Acquisition], atlases: dict) -> list[
             subject=acquisition.subject,
         )
         for acquisition in acquisitions
-        if not atlases[acquisition.name]
+        if atlases.get(acquisition.name) == ()
     ]
 
 
@@ -231,18 +257,15 @@ def _make_job(
     images: Mapping[Path, ImageFacts],
     settings: Settings,
     mask_file: Path | None,
-    reference: Acquisition | None,
     atlases: tuple[Atlas, ...],
-) -> AcquisitionJob:
-    phase_range = classify_phase_range(
-        [images[path] for path in acquisition.phases], units=acquisition.phase_units
-    )
-    image = nib.load(acquisition.echoes[0].magnitude)
-    if mask_file is not None:
-        _check_mask(mask_file, image, name=acquisition.name)
-    return AcquisitionJob(
+) -> tuple[AcquisitionJob, list[Finding]]:
+    """What is to be done with an acquisition, and what stands against it."""
+    image = images[acquisition.echoes[0].magnitude]
+    job = AcquisitionJob(
         acquisition=acquisition,
-        phase_range=phase_range,
+        phase_range=classify_phase_range(
+            [images[path] for path in acquisition.phases], units=acquisition.phase_units
+        ),
         field_strength=settings.field_strength or acquisition.field_strength,
         mask_file=mask_file,
         memory=stage_memory(
@@ -252,42 +275,46 @@ def _make_job(
             networks=network_stages(settings),
             limit=settings.mem_gb,
         ),
-        reference=reference,
         atlases=atlases,
     )
+    return job, [*_check_mask(job, image), *_check_memory(job, settings)]
 
 
-def _check_mask(mask_file: Path, image: nib.Nifti1Image, *, name: str) -> None:
-    """Refuse a mask that cannot be read or does not lie voxel on voxel with the image."""
+def _check_mask(job: AcquisitionJob, image: ImageFacts) -> Iterator[Finding]:
+    """A mask must be readable and lie voxel on voxel with the image."""
+    if job.mask_file is None:
+        return
+
+    def refusal(problem: str, fix: str) -> Finding:
+        return Finding("error", str(job.mask_file), "mask", problem, fix, subject=job.acquisition.subject)
+
     try:
-        facts = read_image(mask_file)
+        facts = read_image(job.mask_file)
     except UnreadableImage as error:
-        raise Stop(ExitCode.BAD_DATA, f"{mask_file}: {error}") from error
+        yield refusal(error.problem, error.fix)
+        return
     if facts.n_nonfinite:
-        raise Stop(
-            ExitCode.BAD_DATA,
-            f"{mask_file}: {facts.n_nonfinite} voxels are NaN or infinite; write 1 in the brain, 0 elsewhere",
-        )
-    if facts.stored.low == facts.stored.high == 0:
-        raise Stop(
-            ExitCode.BAD_DATA,
-            f"{mask_file}: no voxel is inside, all are 0; write 1 in the brain, 0 elsewhere",
-        )
+        yield refusal(f"{facts.n_nonfinite} voxels are NaN or infinite", "write 1 in the brain, 0 elsewhere")
+    elif facts.stored.low == facts.stored.high == 0:
+        yield refusal("no voxel is inside, all are 0", "write 1 in the brain, 0 elsewhere")
     same_place = np.allclose(facts.affine, image.affine, rtol=0, atol=0.01)
     if facts.shape[:3] != image.shape[:3] or math.prod(facts.shape[3:]) != 1 or not same_place:
-        raise Stop(
-            ExitCode.BAD_DATA,
-            f"{mask_file}: its grid {facts.shape} is not that of {name} {image.shape}, or lies elsewhere in "
-            "space; resample the mask to the magnitude image",
+        yield refusal(
+            f"its grid {facts.shape} is not that of {job.acquisition.name} {image.shape[:3]}, or lies "
+            "elsewhere in space",
+            "resample the mask to the magnitude image",
         )
 
 
-def _check_memory(jobs: Sequence[AcquisitionJob], settings: Settings) -> None:
-    for job in jobs:
-        stage, needed = max(job.memory.items(), key=lambda item: item[1])
-        if needed > settings.mem_gb:
-            raise Stop(
-                ExitCode.USAGE,
-                f"--mem {settings.mem_gb:.2f}G cannot hold {job.acquisition.name}: stage '{stage}' needs "
-                f"about {needed:.2f} GB. Give more memory, or try --low-mem if it is the fit.",
-            )
+def _check_memory(job: AcquisitionJob, settings: Settings) -> Iterator[Finding]:
+    stage, needed = max(job.memory.items(), key=lambda item: item[1])
+    if needed > settings.mem_gb:
+        yield Finding(
+            "error",
+            job.acquisition.name,
+            "--mem",
+            f"{settings.mem_gb:.2f}G cannot hold it: stage '{stage}' needs about {needed:.2f} GB",
+            "give more memory" + (", or try --low-mem" if stage == "fit" and not settings.low_mem else ""),
+            subject=job.acquisition.subject,
+            category="resources",
+        )

@@ -1,23 +1,82 @@
 """What the machine lets a run use: cores, memory, a GPU."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+#: Where Linux tells which control groups a process is in, and where they lie.
+_MEMBERSHIP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Cores that this process may use: those it may run on, or its control groups' share if lower."""
+    cores = len(os.sched_getaffinity(0))
+    shares = (limit for limit in _processor_limits() if limit is not None)
+    return max(1, int(min([cores, *shares])))
 
 
 def available_memory() -> float:
-    """Memory in GB that this process may use: the machine's, or its container's limit if lower."""
+    """Memory in GB that this process may use: the machine's, or the limit of its control groups if lower."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [path.read_text().strip() for path in _CGROUP_LIMITS if path.is_file()]
-    return min([total, *(int(limit) for limit in limits if limit.isdigit())]) / 1e9
+    names = ("memory.max", "memory.limit_in_bytes")
+    limits = (_words(folder / name) for folder in control_groups("memory") for name in names)
+    return min([total, *(int(words[0]) for words in limits if words and words[0].isdigit())]) / 1e9
+
+
+def control_groups(controller: str, *, membership: Path = _MEMBERSHIP, groups: Path = _GROUPS) -> list[Path]:
+    """Folders of the control groups of this process, whose limits all hold, from the innermost outwards.
+
+    A container sees its own group as the outermost one; a job of a cluster lies deep in those of the node.
+
+    Parameters
+    ----------
+    controller : str
+        Such as ``memory``; the first version of control groups has a tree for each.
+    membership : Path
+        What ``/proc/self/cgroup`` is.
+    groups : Path
+        Where the trees are mounted.
+
+    Returns
+    -------
+    list of Path
+        Existing folders; empty where there are no control groups.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return []
+    entries = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    found = []
+    for _, controllers, place in entries:
+        if controllers and controller not in controllers.split(","):
+            continue
+        tree = groups / controller if controllers else groups
+        # Outside of what this namespace sees there is nothing to read.
+        inner = tree if ".." in Path(place).parts else tree / place.lstrip("/")
+        found += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(tree)]
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _processor_limits() -> Iterator[float | None]:
+    """Cores' worth of time that each control group grants; None for no limit."""
+    for folder in control_groups("cpu"):
+        quota = _words(folder / "cpu.max") or [
+            *_words(folder / "cpu.cfs_quota_us"),
+            *_words(folder / "cpu.cfs_period_us"),
+        ]
+        limited = len(quota) == 2 and all(each.isdigit() for each in quota)
+        yield int(quota[0]) / int(quota[1]) if limited else None
+
+
+def _words(path: Path) -> list[str]:
+    """Words of a file; none where it cannot be read."""
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
 
 
 def resolve_gpu(device: str) -> bool:

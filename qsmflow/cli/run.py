@@ -16,7 +16,7 @@ from qsmflow.cli.guard import guarded
 from qsmflow.cli.imports import uncollected
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
-from qsmflow.cli.work_folder import forget, reserved
+from qsmflow.cli.reservation import forget, reserved, reserved_output
 from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 
@@ -100,30 +100,27 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
 
 
 def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], console: Console) -> ExitCode:
-    from qsmflow.bids.files import remove_unfinished
     from qsmflow.cli import finalise
-    from qsmflow.cli.cache import drop_damaged
+    from qsmflow.cli.cache import clear_leftovers
     from qsmflow.cli.execute import execute, hands_in, write_graph
     from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf
 
     use_gpu = resolve_gpu(settings.device)
-    finalise.open_output(settings, plan, run_id=run_id, argv=argv)
-    workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
-    finalise.write_methods(settings, workflow.visit_desc())
-    if settings.write_graph:
-        write_graph(workflow, settings)
-    if settings.boilerplate_only:
-        console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
-        return ExitCode.DONE
-    subjects = {job.acquisition.subject for job in plan.jobs}
-    with reserved(settings.work_dir, subjects):
-        for job in plan.jobs:
-            # Another run may be at work on another session of the subject.
-            scan = job.acquisition
-            session = f"_ses-{scan.session}" if scan.session else ""
-            remove_unfinished(settings.out_dir / f"sub-{scan.subject}", prefix=f"sub-{scan.subject}{session}")
-        for stage in drop_damaged(settings.work_dir / WORKFLOW_NAME, subjects):
+    acquisitions = [job.acquisition for job in plan.jobs]
+    with ExitStack() as stack:
+        if not settings.boilerplate_only:
+            stack.enter_context(reserved(settings.work_dir, {each.subject for each in acquisitions}))
+            stack.enter_context(reserved_output(settings.out_dir, acquisitions))
+        finalise.open_output(settings, plan, run_id=run_id, argv=argv)
+        workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
+        finalise.write_methods(settings, workflow.visit_desc())
+        if settings.write_graph:
+            write_graph(workflow, settings)
+        if settings.boilerplate_only:
+            console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
+            return ExitCode.DONE
+        for stage in clear_leftovers(settings.out_dir, settings.work_dir / WORKFLOW_NAME, acquisitions):
             console.print(f"damaged, will be computed anew: {stage}", markup=False, highlight=False)
         failure = execute(workflow, settings, console=console)
         if hands_in(settings) and failure is None:

@@ -11,6 +11,9 @@ from threading import Thread
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 from scipy.sparse import lil_matrix
 
+#: More than a node asks for that only hands on what others made.
+BOOKKEEPING_GB = 0.25
+
 
 def start_worker(folder: str) -> None:
     """Prepare a worker, which is not to outlive the run that it works for, however that ends."""
@@ -58,6 +61,11 @@ class LocalScheduler(MultiProcPlugin):
         costs = [0.0 if node.run_without_submitting else node.mem_gb for node in self.procs]
         self._ranks = _ranks([node.fullname for node in self.procs], costs, self.depidx)
 
+    def _check_resources(self, running_tasks):
+        """What is free; never nothing, or bookkeeping, which this process does itself, would wait."""
+        memory_gb, threads, gpus = super()._check_resources(running_tasks)
+        return max(memory_gb, BOOKKEEPING_GB), max(threads, 1), gpus
+
     def _sort_jobs(self, jobids, scheduler="tsort"):
         """Those that may start now, the first of them first.
 
@@ -65,9 +73,12 @@ class LocalScheduler(MultiProcPlugin):
         from it for long.
         """
         ranked = sorted(jobids, key=self._ranks.__getitem__)
-        _, free, _ = self._check_resources(self.pending_tasks)
-        taken = accumulate(min(self.procs[job].n_procs, self.processors) for job in ranked)
-        return [job for job, threads in zip(ranked, taken, strict=True) if threads <= free]
+        bookkeeping = [job for job in ranked if self.procs[job].run_without_submitting]
+        stages = [job for job in ranked if not self.procs[job].run_without_submitting]
+        _, free, _ = super()._check_resources(self.pending_tasks)
+        taken = accumulate(min(self.procs[job].n_procs, self.processors) for job in stages)
+        # Stages first: bookkeeping keeps this process from handing out more.
+        return [job for job, threads in zip(stages, taken, strict=True) if threads <= free] + bookkeeping
 
     def _async_callback(self, args):
         # The default raises where nobody listens; _get_result looks at the future itself.

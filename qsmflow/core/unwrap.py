@@ -21,7 +21,6 @@ from ortools.graph.python.max_flow import SimpleMaxFlow
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from qsmflow.core.crop import bounding_box
@@ -582,6 +581,9 @@ def _settle(level: np.ndarray, lattice: _Lattice, components: np.ndarray) -> Non
 
 def _offsets(level: np.ndarray, lattice: _Lattice, components: np.ndarray, largest: int) -> np.ndarray:
     """Cycles by which each component is above the largest where the two face each other; 0 for that one."""
+    # Imported here, as it takes long and most masks are of one piece.
+    from scipy.spatial import KDTree
+
     voxels = np.flatnonzero(lattice.inside)
     # only the surfaces can face each other
     surface = np.zeros(voxels.size, dtype=bool)

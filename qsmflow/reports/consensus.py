@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
-from pybtex.database import parse_file
 
 from qsmflow.reports.html import format_value, humanise, table
-from qsmflow.reports.methods import BIBLIOGRAPHY
+from qsmflow.reports.methods import read_bibliography
 from qsmflow.reports.motion import RESIDUALS
 from qsmflow.version import __version__
 
@@ -81,7 +80,7 @@ def _algorithm(record: Mapping) -> Markup:
 
 def _reference(key: str) -> Markup:
     """Author and year of a bibliography entry, leading to its DOI; the key alone where it is unknown."""
-    entry = parse_file(str(BIBLIOGRAPHY)).entries.get(key)
+    entry = read_bibliography().get(key)
     if entry is None or "doi" not in entry.fields:
         return Markup("{}").format(key)
     author = " ".join(entry.persons["author"][0].prelast_names + entry.persons["author"][0].last_names)

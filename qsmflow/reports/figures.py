@@ -20,6 +20,7 @@ from scipy import ndimage
 COLUMNS = 7
 CELL_WIDTH = 184.0  # of a slice, in units of the drawing
 CELL_PIXELS = (184, 140, 104, 80)  # tried in this order until the picture is small enough
+PNG_LEVEL = 3  # 2 % more bytes than the best compression in a quarter of its time
 LARGEST_RASTER = 270_000  # bytes of PNG in a picture; base64 makes a third more of them
 SIDE = 112.0  # room for the colour bar
 GAP = 10.0
@@ -399,7 +400,7 @@ def _encode(raster: NDArray[np.uint8], colour_map: str) -> bytes:
     image = Image.fromarray(raster).convert("P")
     image.putpalette(palette.tobytes())
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", compress_level=PNG_LEVEL)
     return stream.getvalue()
 
 

@@ -1,14 +1,17 @@
 """The methods text with numbered references, as Markdown, HTML and BibTeX."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup, escape
 from pybtex.backends.plaintext import Backend
-from pybtex.database import BibliographyData, parse_file
+from pybtex.database import BibliographyData, Entry, parse_file
 from pybtex.style.formatting.unsrt import Style
 
 from qsmflow.bids.files import write_text
@@ -63,6 +66,27 @@ class Citation:
     keys: tuple[str, ...]
 
 
+@cache
+def read_bibliography(path: Path = BIBLIOGRAPHY) -> Mapping[str, Entry]:
+    """Entries of a BibTeX file by their keys; a file is read once.
+
+    Parameters
+    ----------
+    path : Path
+        BibTeX file.
+
+    Returns
+    -------
+    mapping of str to pybtex.database.Entry
+
+    Examples
+    --------
+    >>> read_bibliography()["kressler2010"].fields["year"]
+    '2010'
+    """
+    return MappingProxyType(parse_file(str(path)).entries)
+
+
 def cite(text: str, *, bibliography: Path = BIBLIOGRAPHY) -> Citation:
     """Number the citations of a methods text and list what they refer to.
 
@@ -89,7 +113,7 @@ def cite(text: str, *, bibliography: Path = BIBLIOGRAPHY) -> Citation:
     >>> found.markdown.splitlines()[0], found.keys
     ('Fitted [1], inverted [2, 1].', ('kressler2010', 'shmueli2009'))
     """
-    entries = parse_file(str(bibliography)).entries
+    entries = read_bibliography(bibliography)
     groups = [re.split(r"\s*[;,]\s*", group) for group in _CITATION.findall(text)]
     keys = tuple(dict.fromkeys(key.removeprefix("@") for group in groups for key in group))
     if unknown := [key for key in keys if key not in entries]:

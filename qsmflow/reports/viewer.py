@@ -18,6 +18,7 @@ from types import MappingProxyType
 import nibabel as nib
 import numpy as np
 import torch
+from isal import isal_zlib
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
@@ -25,11 +26,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from qsmflow.reports.figures import AXIS_ENDS, FIGURES, IN_PLANE, PLANE_NAMES, WindowRule, line_ends
+from qsmflow.reports.figures import (
+    AXIS_ENDS,
+    FIGURES,
+    IN_PLANE,
+    PLANE_NAMES,
+    PNG_LEVEL,
+    WindowRule,
+    line_ends,
+)
 
 MOST_VOXELS = 5_000_000  # of a volume: about a millimetre for a whole brain
 LARGEST = 4_700_000  # characters of a series' volumes
 COARSER = 2  # voxels that tell where two maps differ most
+COMPRESSION = 2  # of isal: 3 % more bytes than zlib's sixth level in a fifteenth of its time
 SKIPPED_PLANES = 8  # of which one is looked at to tell how long the data of all will be
 MARGIN = 8.0  # mm around the brain that are kept
 LEVELS = 254  # steps between the codes 1 and 255
@@ -456,7 +466,7 @@ def _dump(layers: Sequence[Coded]) -> Markup:
 def _dump_layer(layer: Coded) -> dict:
     flat = layer.codes().ravel(order="F")
     steps = np.diff(flat, prepend=flat.dtype.type(0))
-    packed = base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
+    packed = base64.b64encode(isal_zlib.compress(steps.tobytes(), COMPRESSION)).decode("ascii")
     names = ("name", "title", "unit", "low", "high", "window")
     return {name: getattr(layer, name) for name in names} | {"data": packed}
 
@@ -526,7 +536,7 @@ def _png(codes: NDArray[np.uint8], layer: Coded) -> str:
     greys = np.round(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
     greys[0] = 0
     stream = io.BytesIO()
-    Image.fromarray(greys[codes]).save(stream, "PNG", optimize=True)
+    Image.fromarray(greys[codes]).save(stream, "PNG", compress_level=PNG_LEVEL)
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 

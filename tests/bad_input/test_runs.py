@@ -71,7 +71,7 @@ def atlas(values: np.ndarray | None, table: str | None = None) -> Callable:
             study.image(f"{name}.nii.gz", values)
         if table is not None:
             study.text(f"{name}.tsv", table)
-        return ["-d", f"atlas={study.folder / 'atlas'}"]
+        return ["-d", f"atlas={study.folder / 'atlas'}", "--participant-label", "01"]
 
     return prepare
 
@@ -310,6 +310,50 @@ def test_folders_may_have_any_name(study, name, capsys):
     assert main([*run, *quick, "--boilerplate-only"]) == ExitCode.DONE
     assert (home / "out put" / "logs" / "CITATION.md").is_file()
     assert sorted(path.name for path in home.iterdir()) == ["in put", "out put", "work dir"]
+
+
+def masks_of_both(study) -> list[str]:
+    """A mask for each subject in a derivative data set; that of the second is for another grid."""
+    study.json("masks/dataset_description.json", {"Name": "m", "BIDSVersion": "1.10.0"})
+    for subject, values in (("01", ONES), ("02", ONES[:4])):
+        study.image(f"masks/sub-{subject}/anat/sub-{subject}_desc-brain_mask.nii.gz", values)
+    return ["-d", f"m={study.folder / 'masks'}"]
+
+
+def labels_of_both(study) -> list[str]:
+    """Labels for the first subject, and what are none for the second."""
+    arguments = atlas(ONES)(study)[:2]
+    study.text("atlas/sub-02/anat/sub-02_dseg.nii.gz", b"no image")
+    return arguments
+
+
+def large_second(study) -> list[str]:
+    """The second subject is too large for the memory."""
+    for part in ("mag", "phase"):
+        for echo in (1, 2):
+            study.voxels(lambda values: np.tile(values, (12, 12, 12)), part=part, echo=echo)
+    return ["--mem", "0.65G"]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words", "code"),
+    [
+        (masks_of_both, "sub-02_desc-brain_mask.nii.gz: mask: its grid (4, 8, 8)", DATA),
+        (labels_of_both, "sub-02: --derivatives atlas: ", DATA),
+        (large_second, "sub-02: --mem: 0.65G cannot hold it: stage ", USAGE),
+    ],
+)
+def test_what_is_wrong_for_one_subject_leaves_the_others(study, capsys, prepare, words, code):
+    run = [str(study.root), str(study.folder / "out"), "participant", "-w", str(study.folder / "work")]
+    run += ["--skip-bids-validation", "--motion-correction", "off", "--inversion", "tkd", "--dry-run"]
+    run += prepare(study)
+    assert main(run) == ExitCode.SUBJECT_FAILED
+    said = capsys.readouterr().err
+    assert "sub-01: 2 echo time(s)" in said
+    assert words in said
+    assert "sub-02: 2 echo time(s)" not in said
+    assert main([*run, "--participant-label", "02"]) == code
+    assert words in capsys.readouterr().err
 
 
 def test_a_subject_that_the_validator_refuses_leaves_the_others(study, capsys):

@@ -172,7 +172,7 @@ def test_clean_workdir_forgets_earlier_results_and_nothing_else(app, small_datas
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--mem", "100M"], ExitCode.USAGE, "cannot hold sub-01"),
+        (["--mem", "100M"], ExitCode.USAGE, "sub-01: --mem: 0.10G cannot hold it"),
         (["--participant-label", "99"], ExitCode.NO_INPUT, "99"),
         (["--mask-file", "no-such.nii"], ExitCode.NO_INPUT, "no-such.nii"),
         (["--device", "cuda"], ExitCode.USAGE, "no CUDA GPU"),

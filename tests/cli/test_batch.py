@@ -170,13 +170,16 @@ def test_long_arrays_are_cut(call, out_dir):
     assert "#SBATCH --array=1-1%5\n" in (folder / "array-2.sh").read_text()
 
 
-def test_memory_that_cannot_hold_a_subject_is_refused(call, bids_dir, out_dir, capsys):
+def test_subject_that_the_memory_cannot_hold_is_named_and_left_out(call, bids_dir, out_dir, capsys):
     add_scan(bids_dir, "03", shape=(256, 256, 128))
-    assert call("--mem", "3G") == ExitCode.USAGE
+    assert call("--mem", "3G", "--participant-label", "03") == ExitCode.USAGE
     said = capsys.readouterr().err
-    assert "--mem 3.00G cannot hold sub-03: stage 'score' needs about 2.99 GB" in said
+    assert "sub-03: --mem: 3.00G cannot hold it: stage 'score' needs about 2.99 GB" in said
     assert not out_dir.exists()
-    assert call("--mem", said.split("Give --mem ")[1].split(" ")[0]) == ExitCode.DONE
+    assert call("--mem", "3G") == ExitCode.SUBJECT_FAILED
+    assert "sub-03: --mem: 3.00G cannot hold it" in capsys.readouterr().err
+    assert (latest(out_dir) / "array-1.txt").read_text() == "01\n02\n"
+    assert call("--mem", said.split("give --mem ")[1].split(" ")[0]) == ExitCode.DONE
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "sge", "pbs"])

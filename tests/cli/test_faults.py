@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from qsmflow.bids.acquisition import Acquisition
 from qsmflow.cli.cache import drop_damaged
 from qsmflow.cli.exit_codes import ExitCode
-from qsmflow.cli.work_folder import reserved
+from qsmflow.cli.reservation import reserved, reserved_output
 from qsmflow.workflows.settings import WORKFLOW_NAME
 
 QUICK = ("--omp-nthreads", "1", "--inversion", "tkd", "--sloppy", "--motion-correction", "off")
@@ -149,6 +151,20 @@ def test_two_runs_on_one_subject_are_refused_and_on_two_are_not(app, small_datas
             pass
     with reserved(work, ["01"]):
         pass
+
+
+def test_two_runs_into_one_output_are_refused_whatever_their_work_folders(
+    app, small_dataset, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    mine = Acquisition("01", None, {}, "MEGRE", ())
+    with reserved_output(out, [mine]):
+        assert app(small_dataset, out, tmp_path / "work") == ExitCode.CANNOT_WRITE
+        assert f"{out}: another run is at work on sub-01 there" in capsys.readouterr().err
+        # Other subjects, and other sessions, are nobody's yet.
+        with reserved_output(out, [replace(mine, subject="02"), replace(mine, session="1")]):
+            pass
+    assert not list(out.rglob("*.nii.gz"))
 
 
 def test_input_that_vanishes_fails_its_subject_and_a_rerun_completes_it(small_dataset, undisturbed, tmp_path):
