@@ -75,6 +75,23 @@ def init_qsmflow_wf(
     return workflow
 
 
+def methods_paragraphs(workflow: Workflow) -> list[str]:
+    """What was done: the run's own words, then those of each subject.
+
+    Parameters
+    ----------
+    workflow : Workflow
+        From :func:`init_qsmflow_wf`.
+
+    Returns
+    -------
+    list of str
+        Markdown with citations; subjects that were processed alike have the same.
+    """
+    subjects = sorted(workflow._graph, key=lambda each: each.name)
+    return [workflow.__desc__, *(each.visit_desc() for each in subjects)]
+
+
 def _subject(job: AcquisitionJob) -> str:
     return job.acquisition.subject
 

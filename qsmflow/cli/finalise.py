@@ -1,7 +1,7 @@
 """Everything around the run that a user finds in the output folder, and the exit code."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -117,11 +117,11 @@ def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[s
     """
     try:
         write_dataset(settings.out_dir, bids_dir=settings.bids_dir, derivatives=settings.derivatives)
-        for subject in _subjects(plan):
+        for subject in plan.subjects:
             folder = log_dir(settings.out_dir, subject, run_id)
             write_text(folder / "qsmflow.toml", settings_toml(settings, argv=argv))
         if not settings.boilerplate_only:
-            for acquisition in _acquisitions(plan):
+            for acquisition in plan.acquisitions:
                 completion_mark(settings.out_dir, acquisition).unlink(missing_ok=True)
     except OSError as error:
         raise Stop(ExitCode.CANNOT_WRITE, f"{settings.out_dir}: cannot be written ({error})") from error
@@ -159,9 +159,9 @@ def settings_toml(settings: Settings, *, argv: Sequence[str], program: str = "qs
     return f"# {command}\n{tomli_w.dumps(plain)}"
 
 
-def write_methods(settings: Settings, description: str) -> None:
-    """Write the methods text of the run to ``logs/CITATION.*``."""
-    write_citation(description, settings.out_dir / "logs")
+def write_methods(settings: Settings, descriptions: Iterable[str]) -> None:
+    """Write the methods text of the run to ``logs/CITATION.*``, whatever was done in the same way once."""
+    write_citation("".join(dict.fromkeys(descriptions)), settings.out_dir / "logs")
 
 
 def close_output(
@@ -201,7 +201,7 @@ def close_output(
         What Nipype raised, if it left no crash file of a subject behind.
     """
     crashes = {
-        subject: collect_errors(log_dir(settings.out_dir, subject, run_id)) for subject in _subjects(plan)
+        subject: collect_errors(log_dir(settings.out_dir, subject, run_id)) for subject in plan.subjects
     }
     if failure is not None and not any(crashes.values()):
         raise failure
@@ -260,16 +260,8 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
     return ExitCode.DONE
 
 
-def _acquisitions(plan: Plan) -> list[Acquisition]:
-    return [*(job.acquisition for job in plan.jobs), *plan.refused]
-
-
-def _subjects(plan: Plan) -> list[str]:
-    return sorted({acquisition.subject for acquisition in _acquisitions(plan)})
-
-
 def _mark_complete(settings: Settings, plan: Plan, *, subject: str, run_id: str) -> None:
-    for acquisition in _acquisitions(plan):
+    for acquisition in plan.acquisitions:
         if acquisition.subject == subject:
             mark = completion_mark(settings.out_dir, acquisition)
             write_json(mark, {"Run": run_id, "Version": __version__})

@@ -12,9 +12,10 @@ from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
-from qsmflow.bids.findings import InputProblem
+from qsmflow.bids.findings import InputProblem, short_path
 from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image, read_images
 from qsmflow.bids.layout import Collected, UnreadableDataset, collect_acquisitions, open_layout, read_filters
+from qsmflow.bids.names import is_label
 from qsmflow.bids.phase_range import classify_phase_range
 from qsmflow.bids.references import find_references
 from qsmflow.bids.validator import Validation
@@ -60,6 +61,76 @@ class Plan:
     def complete(self) -> bool:
         """Whether all that was asked for will be done."""
         return not _errors(self.findings)
+
+    @property
+    def acquisitions(self) -> list[Acquisition]:
+        """Those with a job, then those that were refused."""
+        return [*(job.acquisition for job in self.jobs), *self.refused]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Labels without ``sub-``, of those with a job and of those who were refused."""
+        named = {finding.subject for finding in _errors(self.findings) if finding.subject is not None}
+        return sorted({each.subject for each in self.acquisitions} | set(filter(is_label, named)))
+
+    def parts(self, size: int) -> "list[Plan]":
+        """The plan in parts of so many subjects at most.
+
+        Parameters
+        ----------
+        size : int
+            Subjects of a part.
+
+        Returns
+        -------
+        list of Plan
+            Each with what concerns its subjects.
+        """
+        groups = [self.subjects[first : first + size] for first in range(0, len(self.subjects), size)]
+        return [
+            replace(
+                self,
+                jobs=tuple(job for job in self.jobs if job.acquisition.subject in group),
+                findings=tuple(finding for finding in self.findings if finding.subject in group),
+                refused=tuple(each for each in self.refused if each.subject in group),
+            )
+            for group in groups
+        ]
+
+    def as_it_is_now(self) -> "Plan":
+        """The plan without acquisitions whose files have gone since it was made, which may be long ago."""
+        findings = {
+            job.acquisition.name: [_gone(job, path) for path in _files(job) if not path.exists()]
+            for job in self.jobs
+        }
+        jobs = [job for job in self.jobs if not findings[job.acquisition.name]]
+        # Nor is there anything to compare a scan with then.
+        left = [job.acquisition for job in jobs]
+        return replace(
+            self,
+            jobs=tuple(
+                replace(job, reference=job.reference if job.reference in left else None) for job in jobs
+            ),
+            findings=(*self.findings, *(each for found in findings.values() for each in found)),
+            refused=(*self.refused, *(job.acquisition for job in self.jobs if job not in jobs)),
+        )
+
+
+def _files(job: AcquisitionJob) -> list[Path]:
+    labels = (path for atlas in job.atlases for path in (atlas.labels, atlas.template))
+    return [path for path in (*job.acquisition.files, job.mask_file, *labels) if path is not None]
+
+
+def _gone(job: AcquisitionJob, path: Path) -> Finding:
+    return Finding(
+        "error",
+        short_path(path),
+        "file",
+        "it has gone since it was checked",
+        "put it back and run again",
+        subject=job.acquisition.subject,
+        category="input",
+    )
 
 
 def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:

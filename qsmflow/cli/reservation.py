@@ -1,6 +1,7 @@
 """Who is at work on a subject: no two runs at once, in a work folder or an output folder."""
 
 import fcntl
+import resource
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,11 @@ from qsmflow.bids.acquisition import Acquisition
 from qsmflow.cli.exit_codes import ExitCode, Stop
 
 _LOCKS = "locks"
+_FILES_OF_LIBRARIES = 512
+
+
+class Busy(Stop):
+    """Another run is at work on a subject."""
 
 
 @contextmanager
@@ -27,7 +33,7 @@ def reserved(work_dir: Path, subjects: Iterable[str]) -> Iterator[None]:
 
     Raises
     ------
-    Stop
+    Busy
         If another process has one of them.
     """
     locks = {f"sub-{subject}": work_dir / _LOCKS / f"sub-{subject}" for subject in subjects}
@@ -48,7 +54,7 @@ def reserved_output(out_dir: Path, acquisitions: Iterable[Acquisition]) -> Itera
 
     Raises
     ------
-    Stop
+    Busy
         If another process is writing one of them, whatever its work folder.
     """
     names = {each.subject_and_session: each.subject for each in acquisitions}
@@ -60,6 +66,7 @@ def reserved_output(out_dir: Path, acquisitions: Iterable[Acquisition]) -> Itera
 @contextmanager
 def _held(locks: Mapping[str, Path], *, where: str) -> Iterator[None]:
     """Hold locks by what each is for, or none of them."""
+    _allow_open_files(len(locks))
     with ExitStack() as stack:
         for name, path in sorted(locks.items()):
             try:
@@ -71,13 +78,21 @@ def _held(locks: Mapping[str, Path], *, where: str) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Stop(
+                raise Busy(
                     ExitCode.CANNOT_WRITE,
                     f"{where}: another run is at work on {name} there; wait for it, or choose another folder",
                 ) from error
             except OSError:
                 continue
         yield
+
+
+def _allow_open_files(number: int) -> None:
+    """Let this process open so many files beside those of its libraries, as far as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(number + _FILES_OF_LIBRARIES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def forget(work_dir: Path, names: Iterable[str]) -> None:

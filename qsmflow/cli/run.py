@@ -16,8 +16,12 @@ from qsmflow.cli.guard import guarded
 from qsmflow.cli.imports import uncollected
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
-from qsmflow.cli.reservation import forget, reserved, reserved_output
+from qsmflow.cli.reservation import Busy, forget, reserved, reserved_output
 from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
+
+#: Subjects for each process that one workflow holds: the next ones wait until their reports are written.
+#: Many keep all processes at work until near the end; the engine's bookkeeping grows with their square.
+SUBJECTS_AT_ONCE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,8 +82,6 @@ def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> Exi
 def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], console: Console) -> ExitCode:
     # Imported here: these import libraries that read the environment when they are imported.
     with uncollected():
-        from nipype.interfaces.base import TraitError
-
         from qsmflow.cli import finalise
         from qsmflow.cli.execute import configure_nipype
         from qsmflow.cli.plan import make_plan
@@ -92,37 +94,71 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:
         return ExitCode.DONE if plan.complete else ExitCode.SUBJECT_FAILED
-    try:
-        return _execute(settings, plan, run_id=run_id, argv=argv, console=console)
-    except TraitError as error:
-        # Nipype's way to say that an input of a stage is not there.
-        raise Stop(ExitCode.NO_INPUT, f"a file has gone since it was checked: {error}") from error
+    parts = plan.parts(SUBJECTS_AT_ONCE * settings.nprocs)
+    # What concerns nobody in particular is in no part.
+    codes = [ExitCode.DONE if plan.complete or settings.boilerplate_only else ExitCode.SUBJECT_FAILED]
+    methods: list[str] = []
+    for number, part in enumerate(parts, start=1):
+        if len(parts) > 1:
+            subjects = f"sub-{part.subjects[0]} … sub-{part.subjects[-1]}"
+            console.print(f"part {number} of {len(parts)}: {subjects}", highlight=False)
+        try:
+            code = _execute(settings, part, run_id=run_id, argv=argv, methods=methods, console=console)
+        except Busy as busy:
+            if len(parts) == 1:
+                raise
+            console.print(str(busy), style="red", markup=False, highlight=False)
+            code = ExitCode.SUBJECT_FAILED
+        codes.append(code)
+        if code != ExitCode.DONE and settings.stop_on_first_crash:
+            break
+    if settings.boilerplate_only:
+        console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
+    return max(codes)
 
 
-def _execute(settings: Settings, plan, *, run_id: str, argv: Sequence[str], console: Console) -> ExitCode:
+def _execute(
+    settings: Settings,
+    plan,
+    *,
+    run_id: str,
+    argv: Sequence[str],
+    methods: list[str],
+    console: Console,
+) -> ExitCode:
+    """Do what is planned and add to the methods text what was new in it."""
+    from nipype.interfaces.base import TraitError
+
     from qsmflow.cli import finalise
     from qsmflow.cli.cache import clear_leftovers
     from qsmflow.cli.execute import execute, hands_in, write_graph
     from qsmflow.cli.resources import resolve_gpu
-    from qsmflow.workflows.base import init_qsmflow_wf
+    from qsmflow.workflows.base import init_qsmflow_wf, methods_paragraphs
 
     use_gpu = resolve_gpu(settings.device)
+    plan = plan.as_it_is_now()
     acquisitions = [job.acquisition for job in plan.jobs]
     with ExitStack() as stack:
         if not settings.boilerplate_only:
             stack.enter_context(reserved(settings.work_dir, {each.subject for each in acquisitions}))
             stack.enter_context(reserved_output(settings.out_dir, acquisitions))
         finalise.open_output(settings, plan, run_id=run_id, argv=argv)
-        workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
-        finalise.write_methods(settings, workflow.visit_desc())
+        try:
+            workflow = init_qsmflow_wf(
+                settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu
+            )
+        except TraitError as error:
+            # Nipype's way to say that an input of a stage is not there.
+            raise Stop(ExitCode.NO_INPUT, f"a file has gone since it was checked: {error}") from error
+        methods += methods_paragraphs(workflow)
+        finalise.write_methods(settings, methods)
         if settings.write_graph:
             write_graph(workflow, settings)
         if settings.boilerplate_only:
-            console.print(f"Methods text: {settings.out_dir / 'logs' / 'CITATION.md'}")
             return ExitCode.DONE
         for stage in clear_leftovers(settings.out_dir, settings.work_dir / WORKFLOW_NAME, acquisitions):
             console.print(f"damaged, will be computed anew: {stage}", markup=False, highlight=False)
-        failure = execute(workflow, settings, console=console)
+        failure = execute(workflow, settings, console=console) if plan.jobs else None
         if hands_in(settings) and failure is None:
             console.print("All stages are handed in. Once they have ended, run again without --use-plugin.")
             return ExitCode.DONE

@@ -4,10 +4,12 @@ import gc
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
+import numpy as np
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 from scipy.sparse import lil_matrix
 
@@ -42,6 +44,49 @@ def _ranks(names: Sequence[str], costs: Sequence[float], dependencies: lil_matri
     ]
 
 
+class _Dependencies:
+    """Which node waits for which: as much of a sparse matrix as the engine uses of it.
+
+    The engine asks at every turn how many each node still waits for, which is counted here instead of summed.
+
+    Parameters
+    ----------
+    matrix : lil_matrix
+        True where the node of a column waits for that of a row.
+    """
+
+    def __init__(self, matrix: lil_matrix):
+        self._followers = list(matrix.rows)
+        self._open = np.bincount(np.concatenate([*matrix.rows, []]).astype(int), minlength=matrix.shape[1])
+
+    def sum(self, axis: int) -> np.ndarray:
+        """How many nodes each one waits for, (1, n)."""
+        return self._open[None]
+
+    def getrowview(self, node: int) -> "_Row":
+        """What waits for a node."""
+        return _Row(self, node)
+
+    def done(self, node: int) -> None:
+        """Nothing waits for a node any more."""
+        self._open[self._followers[node]] -= 1
+        self._followers[node] = []
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The view of a row by which the engine says that a node is done: it sets what is not zero to zero."""
+
+    dependencies: _Dependencies
+    node: int
+
+    def nonzero(self) -> slice:
+        return slice(None)
+
+    def __setitem__(self, where: slice, value: int) -> None:
+        self.dependencies.done(self.node)
+
+
 class LocalScheduler(MultiProcPlugin):
     """MultiProc that counts a worker's sudden death as a failure of its node.
 
@@ -52,14 +97,13 @@ class LocalScheduler(MultiProcPlugin):
     def __init__(self, plugin_args=None):
         super().__init__(plugin_args)
         self.pool = self._new_pool()
-        # The loop collects garbage at every turn, which is slow while it looks at all that was imported.
-        gc.freeze()
 
     def _generate_dependency_list(self, graph):
         super()._generate_dependency_list(graph)
         # Memory tells roughly how long a stage takes; bookkeeping takes none.
         costs = [0.0 if node.run_without_submitting else node.mem_gb for node in self.procs]
         self._ranks = _ranks([node.fullname for node in self.procs], costs, self.depidx)
+        self.depidx = _Dependencies(self.depidx)
 
     def _check_resources(self, running_tasks):
         """What is free; never nothing, or bookkeeping, which this process does itself, would wait."""
@@ -72,6 +116,9 @@ class LocalScheduler(MultiProcPlugin):
         Nothing passes a stage that waits for more threads than are free, or small ones would keep them
         from it for long.
         """
+        # The engine collects garbage at every turn, which takes longer than the turn while it looks through
+        # everything; what is frozen is left alone until the run has ended.
+        gc.freeze()
         ranked = sorted(jobids, key=self._ranks.__getitem__)
         bookkeeping = [job for job in ranked if self.procs[job].run_without_submitting]
         stages = [job for job in ranked if not self.procs[job].run_without_submitting]
@@ -79,6 +126,10 @@ class LocalScheduler(MultiProcPlugin):
         taken = accumulate(min(self.procs[job].n_procs, self.processors) for job in stages)
         # Stages first: bookkeeping keeps this process from handing out more.
         return [job for job, threads in zip(stages, taken, strict=True) if threads <= free] + bookkeeping
+
+    def _postrun_check(self):
+        super()._postrun_check()
+        gc.unfreeze()
 
     def _async_callback(self, args):
         # The default raises where nobody listens; _get_result looks at the future itself.
