@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qsmflow.bids.files import write_json, write_text
-from qsmflow.bids.provenance import RAW_DATASET
+from qsmflow.bids.names import RAW_DATASET
 from qsmflow.bids.tables import TABLES
 from qsmflow.version import __version__
 

@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
+#: Name of the input in ``DatasetLinks``, as in ``bids:raw:sub-01/…``.
+RAW_DATASET = "raw"
 #: Entity → its key in a file name, in the order in which BIDS puts them.
 ENTITY_KEYS = {
     "subject": "sub",

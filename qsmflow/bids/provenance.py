@@ -11,9 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from qsmflow.bids.acquisition import Acquisition
-
-#: Name of the input in ``DatasetLinks``, as in ``bids:raw:sub-01/…``.
-RAW_DATASET = "raw"
+from qsmflow.bids.names import RAW_DATASET
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
 
+#: Characters of a message about an argument, which may hold whatever was given.
+LONGEST_MESSAGE = 1000
 _UNITS = {"": 1e-3, "M": 1e-3, "G": 1.0, "T": 1e3}
 
 
@@ -15,6 +17,8 @@ class Parser(argparse.ArgumentParser):
     """argparse that raises instead of exiting, so that exit codes are decided in one place."""
 
     def error(self, message):
+        if len(message) > LONGEST_MESSAGE:
+            message = f"{message[:LONGEST_MESSAGE]} …"
         raise Stop(ExitCode.USAGE, f"{message}\n{self.format_usage()}Try: {self.prog} --help")
 
 
@@ -30,12 +34,13 @@ def number(kind: Callable, minimum: float, *, exclusive: bool = False, maximum: 
     def convert(text: str):
         try:
             value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+            is_finite = math.isfinite(value)
+        except (OverflowError, ValueError):
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number, or too large for one") from None
         if not (value > minimum if exclusive else value >= minimum):
             bound = "greater than" if exclusive else "at least"
             raise argparse.ArgumentTypeError(f"{text} must be {bound} {minimum}")
-        if not (value <= maximum and math.isfinite(value)):
+        if not (value <= maximum and is_finite):
             raise argparse.ArgumentTypeError(f"{text} must be a finite number of at most {maximum}")
         return value
 
@@ -43,7 +48,20 @@ def number(kind: Callable, minimum: float, *, exclusive: bool = False, maximum: 
 
 
 def absolute_path(text: str) -> Path:
-    """Converter for a path, which stays right wherever the work is done."""
+    """Converter for a path, which stays right wherever the work is done.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the path is empty, as a variable that is not set leaves it, or cannot be written as text.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"{text!a} holds bytes that are no UTF-8; rename the folder"
+        raise argparse.ArgumentTypeError(message) from None
     return Path(text).absolute()
 
 

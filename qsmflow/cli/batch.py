@@ -97,7 +97,9 @@ def _prepare(
         print_state,
         split_by_state,
     )
+    from qsmflow.cli.models import choose_models
 
+    choose_models(settings)
     tasks, findings = find_tasks(settings, split=own.split)
     tasks, too_large = leave_out_too_large(tasks, settings, mem_gb=mem_gb)
     findings += too_large

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-import nibabel as nib
 from rich.console import Console
 
 from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.findings import Finding, format_findings
+from qsmflow.bids.images import UnreadableImage, load_image
 from qsmflow.bids.names import is_label
 from qsmflow.bids.validator import validate
 from qsmflow.cli.batch_scripts import FOLDER, LOGS, Array, Task
@@ -300,9 +300,8 @@ def _largest_stage(acquisition: Acquisition, settings: Settings) -> tuple[float,
     """GB and stage; where no header can be read, which the task will report, that of the libraries alone."""
     image = next(path for echo in acquisition.echoes for path in echo.files)
     try:
-        shape = nib.load(image).shape[:3]
-    # A damaged header breaks any part of the library, which has many kinds of errors for it.
-    except Exception:
+        shape = load_image(image).shape[:3]
+    except UnreadableImage:
         return PROCESS_GB, "read"
     memory = stage_memory(
         shape,

@@ -1,7 +1,10 @@
 """Runs a workflow on Nipype's engine."""
 
+import reprlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from nipype import config as nipype_config
@@ -57,12 +60,17 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise Stop(
                 ExitCode.USAGE,
-                f"--use-plugin {settings.use_plugin}: must be YAML with the key 'plugin' ({error!r})",
+                f"--use-plugin {settings.use_plugin}: must be YAML with the key 'plugin' "
+                f"({reprlib.repr(error)})",
             ) from error
-        if not hasattr(plugins, f"{name}Plugin"):
+        # Not repr: a short file can stand for a value without end.
+        if not (isinstance(name, str) and hasattr(plugins, f"{name}Plugin")):
+            shown = reprlib.repr(name)
             raise Stop(
-                ExitCode.USAGE, f"--use-plugin {settings.use_plugin}: Nipype has no plugin named {name!r}"
+                ExitCode.USAGE, f"--use-plugin {settings.use_plugin}: Nipype has no plugin named {shown}"
             )
+        if name == "MultiProc":
+            _check_multiproc(arguments, settings.use_plugin)
         return name, arguments
     if settings.nprocs == 1:
         return "Linear", {}
@@ -73,6 +81,19 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         # A forked child of a process that has used threads may hang.
         "mp_context": "forkserver",
     }
+
+
+def _check_multiproc(arguments: Mapping[str, Any], file: Path) -> None:
+    """Refuse arguments of MultiProc that its pool of workers would trip over."""
+    wanted = {
+        "n_procs": ("a whole number from 1", lambda value: isinstance(value, int) and value >= 1),
+        "memory_gb": ("a number above 0", lambda value: isinstance(value, int | float) and value > 0),
+        "mp_context": ("forkserver or spawn", lambda value: value in ("forkserver", "spawn")),
+    }
+    for name, (expected, is_right) in wanted.items():
+        if name in arguments and not is_right(arguments[name]):
+            shown = reprlib.repr(arguments[name])
+            raise Stop(ExitCode.USAGE, f"--use-plugin {file}: {name}: {shown} must be {expected}")
 
 
 def hands_in(settings: Settings) -> bool:

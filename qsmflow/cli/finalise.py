@@ -217,8 +217,9 @@ def close_output(
         )
         for error in errors:
             last_line = error["traceback"].strip().splitlines()[-1].strip()
+            source = f" ({error['file']})" if error["file"] else ""
             console.print(
-                f"sub-{subject} FAILED: {error['node']}: {last_line} ({error['file']})",
+                f"sub-{subject} FAILED: {error['node']}: {last_line}{source}",
                 style="red",
                 markup=False,
                 highlight=False,
@@ -271,4 +272,5 @@ def _refusals(plan: Plan, subject: str) -> list[dict]:
     findings = [
         finding for finding in plan.findings if finding.severity == "error" and finding.subject == subject
     ]
-    return [{"node": "input", "traceback": str(finding), "file": finding.file} for finding in findings]
+    lines = format_findings(findings).splitlines()
+    return [{"node": "input", "traceback": line.removeprefix("ERROR "), "file": ""} for line in lines]

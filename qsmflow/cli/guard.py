@@ -1,7 +1,10 @@
 """How every command ends: a message a user can act on, and an exit code."""
 
+import os
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 
@@ -28,6 +31,8 @@ def guarded(program: str, run: Callable[[Console], ExitCode]) -> int:
     >>> guarded("qsmflow", lambda console: ExitCode.DONE)
     0
     """
+    if sys.stderr is None:  # closed by whoever called
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     console = Console(stderr=True, soft_wrap=True)
     try:
         return int(run(console))

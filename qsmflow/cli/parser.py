@@ -2,18 +2,21 @@
 
 import argparse
 import json
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from qsmflow.bids.names import ACQUISITION_ENTITIES, is_label
+from qsmflow.bids.names import ACQUISITION_ENTITIES, RAW_DATASET, is_label
 from qsmflow.cli.arguments import Parser, absolute_path, memory, number
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.resources import available_cores, available_memory
 from qsmflow.version import __version__
 from qsmflow.workflows.settings import Settings
+
+_DATASET_NAME = re.compile(r"[\w.-]*\w")
 
 
 def _label(prefix: str) -> Callable:
@@ -32,6 +35,10 @@ def _named_path(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not (separator and name and path):
         raise argparse.ArgumentTypeError(f"'{text}' must be NAME=PATH")
+    if name == RAW_DATASET or not _DATASET_NAME.fullmatch(name):
+        raise argparse.ArgumentTypeError(
+            f"'{name}' cannot name a data set; take letters and digits, but not '{RAW_DATASET}', the input"
+        )
     return name, absolute_path(path)
 
 

@@ -243,7 +243,7 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
     try:
         layout = open_layout(
             settings.bids_dir,
-            database_dir=settings.bids_database_dir,
+            database_dir=None if settings.dry_run else settings.bids_database_dir,
             derivatives=_with_masks(settings),
             participants=settings.participant_label,
         )

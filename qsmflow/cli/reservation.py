@@ -113,4 +113,8 @@ def forget(work_dir: Path, names: Iterable[str]) -> None:
     used = [path.name.removeprefix("sub-") for path in (work_dir / _LOCKS).glob("sub-*")]
     with reserved(work_dir, used):
         for name in names:
-            shutil.rmtree(work_dir / name, ignore_errors=True)
+            path = work_dir / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
-from qsmflow.cli.environment import prepare_environment
+from qsmflow.cli.environment import ensure_utf8, prepare_environment
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.imports import uncollected
@@ -37,21 +37,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
     """
+    if argv is None:
+        ensure_utf8()
     arguments = sys.argv[1:] if argv is None else argv
     with ends_at_once():
         return guarded("qsmflow", lambda console: _main(arguments, console=console))
 
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
-    settings = parse_settings(argv)
+    try:
+        settings = parse_settings(argv)
+    except FileNotFoundError as error:
+        message = "the folder that this was started in has gone; change to one that exists"
+        raise Stop(ExitCode.NO_INPUT, message) from error
     if settings.analysis_level == "group":
         return _gather(settings, argv=argv, console=console)
     # Imported here, as what a run needs takes long to import: help and wrong usage are answered at once.
-    from qsmflow.bids.validator import Validation
-    from qsmflow.cli.validate import check_folders
-    from qsmflow.cli.workers import prepare_workers
+    from qsmflow.cli.validate import check_folders, explain
 
     check_folders(settings)
+    try:
+        return _participants(settings, argv=argv, console=console)
+    except OSError as error:
+        raise explain(error, settings) from error
+
+
+def _participants(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
+    """Prepare the process, then plan and do the work."""
+    from qsmflow.bids.validator import Validation
+    from qsmflow.cli.workers import prepare_workers
+
     with ExitStack() as stack:
         if settings.dry_run:
             cache = Path(stack.enter_context(tempfile.TemporaryDirectory()))

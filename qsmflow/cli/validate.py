@@ -1,11 +1,16 @@
 """What must hold of the folders and files that were named, before anything else is looked at."""
 
+import errno
+import shutil
 import tempfile
 from pathlib import Path
 
 from qsmflow.bids.dataset import check_output_dir
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.workflows.settings import Settings
+
+#: Bytes that a disk has free which is not full.
+_LEAST_ROOM = 2**20
 
 
 def check_folders(settings: Settings) -> None:
@@ -46,6 +51,34 @@ def check_folders(settings: Settings) -> None:
         raise Stop(ExitCode.CANNOT_WRITE, str(error)) from error
     if not settings.dry_run:
         _make_work_folder(settings.work_dir)
+
+
+def explain(error: OSError, settings: Settings) -> Stop:
+    """Why writing failed and what to do about it, with the exit code.
+
+    Parameters
+    ----------
+    error : OSError
+        Of output or work folder.
+    settings : Settings
+        Of the run.
+
+    Returns
+    -------
+    Stop
+        74 for a disk that is full or fails, 73 for something that stands where a file is to be.
+    """
+    folders = (settings.out_dir, settings.work_dir)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = [str(each) for each in folders if shutil.disk_usage(each).free < _LEAST_ROOM]
+        where = " and ".join(full) or f"{folders[0]} or {folders[1]}"
+        return Stop(ExitCode.INPUT_OUTPUT, f"{where}: {error.strerror}; make room there and run again")
+    if isinstance(error.filename, str) and any(Path(error.filename).is_relative_to(each) for each in folders):
+        return Stop(
+            ExitCode.CANNOT_WRITE,
+            f"{error.filename}: {error.strerror}; remove what stands there, or choose another folder",
+        )
+    return Stop(ExitCode.INPUT_OUTPUT, str(error))
 
 
 def _refuse_unending_link(folder: Path) -> None:

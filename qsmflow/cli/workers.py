@@ -32,7 +32,7 @@ def nipype_options(settings: Settings, *, log_dir: Path) -> dict[str, dict[str, 
             "remove_unnecessary_outputs": False,
             "check_version": False,
             "create_report": False,
-            "poll_sleep_duration": 0.01,
+            "poll_sleep_duration": 0.02,
         },
         "logging": {
             "log_to_file": False,

@@ -183,7 +183,8 @@ def build_report(
     run_id : str
         Names this run, as its log folder does.
     errors : sequence of mapping
-        Crashes with ``node``, ``traceback`` and ``file``, as :func:`collect_errors` gives them.
+        Crashes with ``node``, ``traceback`` and ``file``, as :func:`collect_errors` gives them; input
+        that was refused has no file.
     command_line : str, optional
         What was typed.
 
