@@ -98,13 +98,14 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
     # Imported here: these import libraries that read the environment when they are imported.
     with uncollected():
         from qsmflow.cli import finalise
-        from qsmflow.cli.execute import configure_nipype
+        from qsmflow.cli.execute import configure_nipype, load_plugin
         from qsmflow.cli.plan import make_plan
 
     configure_nipype(settings, log_dir=log_dir)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:8]}"
     if settings.reports_only:
         return finalise.rebuild_reports(settings, run_id=run_id, console=console)
+    load_plugin(settings)  # refused before anything is written
     plan = make_plan(settings, validation=validation)
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:

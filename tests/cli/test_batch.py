@@ -1,6 +1,7 @@
 """What qsmflow-batch finds to do, and the scripts it writes; no scheduler is asked."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -25,13 +26,16 @@ ECHO = "printf '%s\\n' \"$@\""
 def add_scan(
     bids_dir: Path, subject: str, session: str | None = None, *, shape: tuple[int, int, int] = (2, 2, 2)
 ) -> None:
-    """A single echo whose images claim a shape and hold nothing."""
+    """A single echo whose images hold nothing but zeros, which take no room on the disk."""
     name = "_".join(filter(None, (f"sub-{subject}", session and f"ses-{session}")))
     anat = bids_dir / f"sub-{subject}" / (f"ses-{session}" if session else "") / "anat"
     anat.mkdir(parents=True)
     for part in ("mag", "phase"):
         image = nib.Nifti1Image(np.broadcast_to(np.uint8(0), shape), np.eye(4))
-        (anat / f"{name}_part-{part}_T2starw.nii").write_bytes(image.header.binaryblock + bytes(4))
+        path = anat / f"{name}_part-{part}_T2starw.nii"
+        path.write_bytes(image.header.binaryblock + bytes(4))
+        # A hole of the size that the header claims.
+        os.truncate(path, 352 + math.prod(shape))
         (anat / f"{name}_part-{part}_T2starw.json").write_text(json.dumps({"EchoTime": 0.02}))
 
 
@@ -161,6 +165,21 @@ def test_subjects_that_need_more_memory_have_an_array_of_their_own(call, bids_di
     assert "#SBATCH --cpus-per-task=4" in (folder / "array-2.sh").read_text()
     dependency = (folder / "submit.sh").read_text()
     assert dependency.count("dependency+=") == 2
+
+
+def test_a_model_that_is_not_there_is_refused_before_tasks_fail_with_it(call, out_dir, capsys):
+    options = ("--inversion", "deepqsm", "--deepqsm-model", "nowhere")
+    assert call(*options) == ExitCode.USAGE
+    assert "--deepqsm-model" in capsys.readouterr().err
+    assert not out_dir.exists()
+
+
+def test_a_header_that_claims_what_is_not_there_asks_for_no_memory(call, bids_dir, out_dir):
+    add_scan(bids_dir, "03", shape=(1024, 1024, 1024))
+    for path in bids_dir.glob("sub-03/anat/*.nii"):
+        os.truncate(path, 4096)
+    assert call() == ExitCode.DONE
+    assert (latest(out_dir) / "array-1.txt").read_text() == "01\n02\n03\n"
 
 
 def test_long_arrays_are_cut(call, out_dir):

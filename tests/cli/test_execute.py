@@ -1,6 +1,7 @@
 """How a run is handed to Nipype."""
 
 from io import StringIO
+from itertools import pairwise
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_malformed_plugin_file_is_a_usage_error(make_settings, tmp_path, content
         load_plugin(make_settings(use_plugin=path))
     assert stop.value.code == ExitCode.USAGE
     assert f"--use-plugin {path}" in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("n_procs: 0", "n_procs: 0 must be a whole number from 1"),
+        ("n_procs: many", "n_procs: 'many' must be"),
+        ("memory_gb: -1", "memory_gb: -1 must be a number above 0"),
+        ("mp_context: banana", "mp_context: 'banana' must be forkserver or spawn"),
+    ],
+)
+def test_arguments_that_no_pool_can_have_are_refused(make_settings, tmp_path, arguments, words):
+    path = tmp_path / "plugin.yml"
+    path.write_text(f"plugin: MultiProc\nplugin_args:\n  {arguments}\n")
+    with pytest.raises(Stop, match=words) as stop:
+        load_plugin(make_settings(use_plugin=path))
+    assert stop.value.code == ExitCode.USAGE
+
+
+def test_a_plugin_file_that_stands_for_a_billion_words_is_refused_at_once(make_settings, tmp_path):
+    rows = "".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi")
+    )
+    path = tmp_path / "plugin.yml"
+    path.write_text(f"a: &a [{', '.join(['x'] * 9)}]\n{rows}plugin: *i\n")
+    with pytest.raises(Stop, match="no plugin named"):
+        load_plugin(make_settings(use_plugin=path))
 
 
 @pytest.mark.parametrize(("verbose", "level"), [(0, "CRITICAL"), (1, "INFO"), (2, "DEBUG"), (9, "DEBUG")])
