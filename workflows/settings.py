@@ -58,8 +58,10 @@ class Settings:
         Seed of whatever is random.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
-    nprocs, omp_nthreads : int
-        Processes at once; threads of one stage.
+    nprocs : int
+        Processes at once.
+    omp_nthreads : int or None
+        Threads of one stage; None where the number of acquisitions is to decide.
     mem_gb : float
         Memory that may be used, GB.
     low_mem : bool
@@ -101,7 +103,7 @@ class Settings:
     random_seed: int = 0
     device: str = "auto"
     nprocs: int = 1
-    omp_nthreads: int = 1
+    omp_nthreads: int | None = 1
     mem_gb: float = 8.0
     low_mem: bool = False
     work_dir: Path = Path("work")

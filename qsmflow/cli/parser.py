@@ -216,7 +216,12 @@ def _add_stages(parser):
 def _add_resources(parser):
     group = parser.add_argument_group("resources")
     group.add_argument("--nprocs", type=number(int, 1), metavar="N", help="processes at once")
-    group.add_argument("--omp-nthreads", type=number(int, 1), metavar="N", help="threads of one stage")
+    group.add_argument(
+        "--omp-nthreads",
+        type=number(int, 1),
+        metavar="N",
+        help="threads of one stage (default: what processes are left over for)",
+    )
     group.add_argument("--mem", dest="mem_gb", type=memory, metavar="SIZE", help="1.5G, 8g, 4000 (MB)")
     group.add_argument(
         "--low-mem", action=argparse.BooleanOptionalAction, help="fit the echoes slab by slab from disk"
@@ -333,13 +338,12 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         given["motion_models"] = tuple(given["motion_models"])
     for name in ("derivatives", "reference_filter"):
         given[name] = MappingProxyType(dict(given.get(name, ())))
-    cores = given.get("nprocs", available_cores())
     defaults = Settings(
         bids_dir=given["bids_dir"],
         out_dir=given["out_dir"],
         work_dir=Path("work").absolute(),
-        nprocs=cores,
-        omp_nthreads=cores,
+        nprocs=available_cores(),
+        omp_nthreads=None,
         mem_gb=0.9 * available_memory(),
     )
     return replace(defaults, **given)

@@ -1,7 +1,7 @@
 """What the machine lets a run use: cores, memory, a GPU."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qsmflow.cli.exit_codes import ExitCode, Stop
@@ -77,6 +77,32 @@ def _words(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError:
         return []
+
+
+def stage_threads(processes: int, *, memory_gb: float, needs: Sequence[float]) -> int:
+    """Threads of a stage that keep all cores at work and are no more than that.
+
+    Acquisitions side by side take less time than stages of several threads, whose parts wait for one another;
+    so threads are what processes are left over for.
+
+    Parameters
+    ----------
+    processes : int
+        That may work at once.
+    memory_gb : float
+        That may be used.
+    needs : sequence of float
+        GB of the largest stage of each acquisition.
+
+    Examples
+    --------
+    >>> [stage_threads(8, memory_gb=16, needs=[2.0] * count) for count in (1, 3, 100)]
+    [8, 2, 1]
+    >>> stage_threads(8, memory_gb=5, needs=[2.0] * 100)
+    4
+    """
+    at_once = min(processes, len(needs), max(1, int(memory_gb // max(needs))))
+    return processes // at_once
 
 
 def resolve_gpu(device: str) -> bool:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from qsmflow.cli.imports import uncollected
 from qsmflow.cli.interrupt import ends_at_once
 from qsmflow.cli.parser import parse_settings
 from qsmflow.cli.reservation import Busy, forget, reserved, reserved_output
+from qsmflow.cli.resources import resolve_gpu, stage_threads
 from qsmflow.workflows.settings import WORKFLOW_NAME, Settings
 
 #: Subjects for each process that one workflow holds: the next ones wait until their reports are written.
@@ -76,7 +78,7 @@ def _participants(settings: Settings, *, argv: Sequence[str], console: Console) 
                 # Only what qsmflow itself keeps there: the folder may hold more.
                 forget(settings.work_dir, (WORKFLOW_NAME, cache.name))
             cache.mkdir(parents=True, exist_ok=True)
-        prepare_environment(cache, threads=settings.omp_nthreads)
+        prepare_environment(cache, threads=settings.omp_nthreads or 1)
         wanted = not (settings.skip_bids_validation or settings.reports_only)
         validation = stack.enter_context(Validation(settings.bids_dir)) if wanted else None
         log_dir = settings.work_dir / "crash"
@@ -87,7 +89,7 @@ def _participants(settings: Settings, *, argv: Sequence[str], console: Console) 
 
 def _gather(settings: Settings, *, argv: Sequence[str], console: Console) -> ExitCode:
     with tempfile.TemporaryDirectory() as cache:
-        prepare_environment(Path(cache), threads=settings.omp_nthreads)
+        prepare_environment(Path(cache), threads=settings.omp_nthreads or 1)
         # Imported here: it imports a library that reads the environment when it is imported.
         from qsmflow.cli.group import run_group
 
@@ -107,6 +109,10 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
         return finalise.rebuild_reports(settings, run_id=run_id, console=console)
     load_plugin(settings)  # refused before anything is written
     plan = make_plan(settings, validation=validation)
+    if settings.omp_nthreads is None:
+        needs = [max(job.memory.values()) for job in plan.jobs]
+        threads = stage_threads(settings.nprocs, memory_gb=settings.mem_gb, needs=needs)
+        settings = replace(settings, omp_nthreads=threads)
     finalise.print_plan(plan, settings, console=console)
     if settings.dry_run:
         return ExitCode.DONE if plan.complete else ExitCode.SUBJECT_FAILED
@@ -148,7 +154,6 @@ def _execute(
     from qsmflow.cli import finalise
     from qsmflow.cli.cache import clear_leftovers
     from qsmflow.cli.execute import execute, hands_in, write_graph
-    from qsmflow.cli.resources import resolve_gpu
     from qsmflow.workflows.base import init_qsmflow_wf, methods_paragraphs
 
     use_gpu = resolve_gpu(settings.device)
