@@ -96,6 +96,13 @@ owners = {path.stat().st_uid for path in pathlib.Path("/out").rglob("*")}
 print("owners", owners, "user", os.getuid())
 sys.exit(owners != {os.getuid()})'
 }
+check_limits() { # It plans with what the container may use, not with what the machine has.
+    local said
+    said=$("${engine[@]}" "${strict[@]}" --memory 3g --cpus 1 -v "$bids:/bids:ro" "$image" \
+        /bids /tmp/out participant -w /tmp/work --dry-run 2>&1) || { echo "$said"; return 1; }
+    echo "$said"
+    grep -q '1 process(es) of 1 thread(s), 2.9 GB' <<<"$said"
+}
 check_stop() { # It ends by itself on the signal (128 + 2), and is not killed after the time limit (128 + 9).
     local name=qsmflow-check-$$ code
     "${engine[@]}" "${strict[@]/--rm/-d}" --name "$name" --tmpfs /work -v "$bids:/bids:ro" -v "$scratch/out:/out" \
@@ -120,6 +127,7 @@ check "smaller than $limit_mb MB ($(($(property '{{.Size}}') / 1000000)) MB)" ch
 check "--version equals the label" check_version
 check "exit code 66 for an input that is not there" check_exit_code
 if [ -f "$bids/dataset_description.json" ]; then
+    check "limits of memory and processors are heeded" check_limits
     check "a whole run" with_data -- /bids /out participant -w /work --inversion tkd --sloppy --nprocs 1
     check "maps and report were written" check_outputs
     check "what was written belongs to the user" check_owner
