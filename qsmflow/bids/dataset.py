@@ -1,13 +1,14 @@
 """The output folder as a BIDS derivative data set."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qsmflow.bids.files import write_json, write_text
+from qsmflow.bids.files import replacing, write_json, write_text
+from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.names import RAW_DATASET
+from qsmflow.bids.sidecars import read_object
 from qsmflow.bids.tables import TABLES
 from qsmflow.version import __version__
 
@@ -113,17 +114,13 @@ def write_dataset(
     """
     output_dir, bids_dir = Path(output_dir).resolve(), Path(bids_dir).resolve()
     _refuse_foreign(output_dir / "dataset_description.json")
-    raw = _read_description(bids_dir / "dataset_description.json")
+    raw = _texts(_read_description(bids_dir / "dataset_description.json"))
     description = dataset_description(raw, output_dir=output_dir, bids_dir=bids_dir, derivatives=derivatives)
     write_json(output_dir / "dataset_description.json", description)
     readme = output_dir / "README"
     if not readme.exists():
         write_text(readme, README.format(version=__version__, source=raw.get("Name") or bids_dir.name))
-    ignore = output_dir / ".bidsignore"
-    lines = ignore.read_text("utf-8").splitlines() if ignore.exists() else []
-    wanted = [*lines, *(line for line in IGNORED if line not in lines)]
-    if wanted != lines:
-        write_text(ignore, "\n".join(wanted) + "\n")
+    _add_lines(output_dir / ".bidsignore", IGNORED)
 
 
 def dataset_description(
@@ -138,7 +135,7 @@ def dataset_description(
     Parameters
     ----------
     raw : mapping
-        Description of the input data set.
+        Description of the input data set; what is no text in it is left out.
     output_dir, bids_dir : Path
         Absolute; the link to the input is relative where the output lies inside it.
     derivatives : mapping of str to path, optional
@@ -157,6 +154,7 @@ def dataset_description(
     >>> made["DatasetLinks"], made["DatasetType"]
     ({'raw': 'file:///data'}, 'derivative')
     """
+    raw = _texts(raw)
     inside = output_dir.is_relative_to(bids_dir)
     link = os.path.relpath(bids_dir, output_dir) if inside else bids_dir.as_uri()
     source = {"URL": link, "DOI": raw.get("DatasetDOI")}
@@ -176,17 +174,41 @@ def dataset_description(
 def _read_description(path: Path) -> dict[str, Any]:
     """A dataset description; empty where there is none or it is unreadable, which the validator reports."""
     try:
-        description = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return read_object(path)
+    except InputProblem:
         return {}
-    return description if isinstance(description, dict) else {}
+
+
+def _texts(description: Mapping[str, Any]) -> dict[str, str]:
+    """Fields that are plain text; others have no place in a description that is to be valid."""
+    return {name: value for name, value in description.items() if isinstance(value, str) and _is_plain(value)}
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a character, which JSON can escape and no file can hold
+        return False
+    return True
+
+
+def _add_lines(path: Path, lines: Sequence[str]) -> None:
+    """Add the lines that a file lacks; what it holds stays byte for byte, whatever its encoding."""
+    held = path.read_bytes() if path.is_file() else b""
+    missing = [line for line in lines if line.encode() not in held.splitlines()]
+    if missing:
+        end = b"" if held.endswith(b"\n") or not held else b"\n"
+        with replacing(path) as beside:
+            beside.write_bytes(held + end + "".join(f"{line}\n" for line in missing).encode())
 
 
 def _refuse_foreign(path: Path) -> None:
     """A folder that another program's data set lives in is not for us to write to."""
     if not path.exists():
         return
-    generators = _read_description(path).get("GeneratedBy", [])
-    names = [entry.get("Name") for entry in generators if isinstance(entry, dict)]
-    if PIPELINE not in names:
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} cannot be read; choose another output folder")
+    generators = _read_description(path).get("GeneratedBy")
+    entries = generators if isinstance(generators, list) else []
+    if PIPELINE not in [entry.get("Name") for entry in entries if isinstance(entry, dict)]:
         raise ValueError(f"{path.parent} holds another data set; choose an output folder of its own")

@@ -2,12 +2,13 @@
 
 import csv
 import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from qsmflow.bids.files import write_json, write_text
+from qsmflow.bids.files import read_json, write_json, write_text
+from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.provenance import plain
 
 #: What BIDS writes where there is no value.
@@ -92,7 +93,44 @@ def write_rows(path: Path, rows: Iterable[Mapping], *, columns: Mapping[str, Col
     )
 
 
-def write_subject_tables(folder: Path) -> list[Path]:
+def read_rows(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_rows` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        JSON file.
+
+    Returns
+    -------
+    dict
+        ``columns``, told by name, and ``rows``, each a dict.
+
+    Raises
+    ------
+    InputProblem
+        If it holds anything else.
+    """
+    content = read_json(path)
+    columns, rows = content.get("columns"), content.get("rows")
+    each = [*columns.values(), *rows] if isinstance(columns, dict) and isinstance(rows, list) else [None]
+    if not all(isinstance(entry, dict) for entry in each):
+        raise InputProblem("it holds no rows of a table", "write it again")
+    return content
+
+
+def is_rows(path: Path) -> bool:
+    """Whether a file of a subject's figures is by its name one that :func:`write_rows` wrote.
+
+    Examples
+    --------
+    >>> is_rows(Path("sub-1_desc-quality_MEGRE.json")), is_rows(Path("sub-1_desc-mask_MEGRE.json"))
+    (True, False)
+    """
+    return path.name.endswith(tuple(f"_desc-{desc}_{ROWS_SUFFIX}.json" for desc in TABLES))
+
+
+def write_subject_tables(folder: Path, *, without: Collection[Path] = ()) -> list[Path]:
     """Make the tables of a subject from the rows of its series.
 
     ``sub-XX_iqms.tsv``, ``sub-XX_comparison.tsv`` and ``sub-XX_regions.tsv``, each with a sidecar that
@@ -102,17 +140,26 @@ def write_subject_tables(folder: Path) -> list[Path]:
     ----------
     folder : Path
         The subject's, ``sub-XX``, with rows in ``figures``.
+    without : collection of Path, optional
+        Rows that are left out.
 
     Returns
     -------
     list of Path
         Tables that were written.
+
+    Raises
+    ------
+    InputProblem
+        If a file that is not left out holds no rows.
+    OSError
+        If a table cannot be written.
     """
     written = []
     for desc, table in TABLES.items():
         target = folder / f"{folder.name}_{table}.tsv"
         files = sorted(folder.glob(f"figures/*_desc-{desc}_{ROWS_SUFFIX}.json"))
-        contents = [json.loads(path.read_text("utf-8")) for path in files]
+        contents = [read_rows(path) for path in files if path not in without]
         columns = {name: column for content in contents for name, column in content["columns"].items()}
         rows = [row for content in contents for row in content["rows"]]
         if not rows:

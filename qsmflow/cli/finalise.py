@@ -1,7 +1,8 @@
 """Everything around the run that a user finds in the output folder, and the exit code."""
 
+import errno
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -11,11 +12,12 @@ from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.checks import format_findings
 from qsmflow.bids.dataset import write_dataset
 from qsmflow.bids.files import write_json, write_text
+from qsmflow.bids.findings import Finding, short_path
 from qsmflow.bids.names import derivative_name
 from qsmflow.bids.tables import write_subject_tables
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.plan import Plan
-from qsmflow.reports.assemble import build_report, collect_errors
+from qsmflow.reports.assemble import build_report, collect_errors, damaged_figures
 from qsmflow.reports.methods import write_citation
 from qsmflow.version import __version__
 from qsmflow.workflows.base import log_dir
@@ -124,7 +126,9 @@ def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[s
             for acquisition in plan.acquisitions:
                 completion_mark(settings.out_dir, acquisition).unlink(missing_ok=True)
     except OSError as error:
-        raise Stop(ExitCode.CANNOT_WRITE, f"{settings.out_dir}: cannot be written ({error})") from error
+        problem = f"{settings.out_dir}: cannot be written ({error})"
+        fix = "make room, remove what stands there, or choose another folder"
+        raise Stop(ExitCode.CANNOT_WRITE, f"{problem}; {fix}") from error
 
 
 def settings_toml(settings: Settings, *, argv: Sequence[str], program: str = "qsmflow") -> str:
@@ -205,35 +209,28 @@ def close_output(
     }
     if failure is not None and not any(crashes.values()):
         raise failure
+    command_line = shlex.join(["qsmflow", *argv])
+    failed = not plan.complete
     for subject, found in crashes.items():
         errors = [*found, *_refusals(plan, subject)]
-        write_subject_tables(settings.out_dir / f"sub-{subject}")
-        report = build_report(
-            settings.out_dir,
-            subject=subject,
-            run_id=run_id,
-            errors=errors,
-            command_line=shlex.join(["qsmflow", *argv]),
+        report, unwritten = _write_report(
+            settings, subject=subject, run_id=run_id, errors=errors, command_line=command_line
         )
-        for error in errors:
-            last_line = error["traceback"].strip().splitlines()[-1].strip()
-            source = f" ({error['file']})" if error["file"] else ""
-            console.print(
-                f"sub-{subject} FAILED: {error['node']}: {last_line}{source}",
-                style="red",
-                markup=False,
-                highlight=False,
-            )
-        console.print(f"Report: {report}", markup=False, highlight=False)
+        _tell(subject, [*errors, *unwritten], report=report, console=console)
         # A run that stops at the first crash leaves subjects undone that have no crash of their own.
-        if not errors and (failure is None or not settings.stop_on_first_crash):
+        if not (errors or unwritten) and (failure is None or not settings.stop_on_first_crash):
             _mark_complete(settings, plan, subject=subject, run_id=run_id)
-    failed = not plan.complete or any(crashes.values())
+        failed = failed or bool(found or unwritten)
     return ExitCode.SUBJECT_FAILED if failed else ExitCode.DONE
 
 
 def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> ExitCode:
     """Assemble the reports anew from the figures that are there, with the crashes of the last run.
+
+    Returns
+    -------
+    ExitCode
+        Done, or some report or table could not be written in full.
 
     Raises
     ------
@@ -248,17 +245,80 @@ def rebuild_reports(settings: Settings, *, run_id: str, console: Console) -> Exi
         raise Stop(
             ExitCode.NO_INPUT, f"--reports-only: {settings.out_dir} holds no figures; run without it first"
         )
+    failed = False
     for subject in subjects:
-        write_subject_tables(settings.out_dir / f"sub-{subject}")
         runs = sorted(path.parent for path in settings.out_dir.glob(f"sub-{subject}/log/*/qsmflow.toml"))
+        errors = collect_errors(runs[-1]) if runs else ()
+        report, unwritten = _write_report(settings, subject=subject, run_id=run_id, errors=errors)
+        _tell(subject, unwritten, report=report, console=console)
+        failed = failed or bool(unwritten)
+    return ExitCode.SUBJECT_FAILED if failed else ExitCode.DONE
+
+
+def _write_report(
+    settings: Settings,
+    *,
+    subject: str,
+    run_id: str,
+    errors: Sequence[Mapping],
+    command_line: str | None = None,
+) -> tuple[Path | None, list[dict]]:
+    """Tables and page of a subject, without what is damaged; the page, and what was not used or written."""
+    folder = settings.out_dir / f"sub-{subject}"
+    damaged = damaged_figures(folder)
+    unwritten = _as_errors(
+        (
+            Finding("error", short_path(path), "content", problem, "remove it and run again")
+            for path, problem in damaged.items()
+        ),
+        node="report",
+    )
+    try:
+        write_subject_tables(folder, without=damaged)
+    except OSError as error:
+        unwritten.append(_obstacle(error))
+    try:
         report = build_report(
             settings.out_dir,
             subject=subject,
             run_id=run_id,
-            errors=collect_errors(runs[-1]) if runs else (),
+            errors=[*errors, *unwritten],
+            command_line=command_line,
+            without=damaged,
         )
+    except OSError as error:
+        return None, [*unwritten, _obstacle(error)]
+    except (UnicodeError, OverflowError) as error:  # what the index of the figures cannot hold
+        text = f"sub-{subject}: the name of a file in it cannot be indexed ({error}); rename it and run again"
+        return None, [*unwritten, _failure(text)]
+    return report, unwritten
+
+
+def _obstacle(error: OSError) -> dict:
+    """What stands where a file is to be; a disk that is full is in the way of all subjects, not of one."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return _failure(f"{error.filename}: {error.strerror}; remove what stands there and run again")
+
+
+def _failure(text: str) -> dict:
+    return {"node": "report", "traceback": text, "file": ""}
+
+
+def _tell(subject: str, errors: Iterable[Mapping], *, report: Path | None, console: Console) -> None:
+    """Name what failed, and where the report lies."""
+    for error in errors:
+        # A run that was killed may have left a crash file without a word in it.
+        last_line = (error["traceback"].strip().splitlines() or ["no further text"])[-1].strip()
+        source = f" ({error['file']})" if error["file"] else ""
+        console.print(
+            f"sub-{subject} FAILED: {error['node']}: {last_line}{source}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+    if report:
         console.print(f"Report: {report}", markup=False, highlight=False)
-    return ExitCode.DONE
 
 
 def _mark_complete(settings: Settings, plan: Plan, *, subject: str, run_id: str) -> None:
@@ -272,5 +332,10 @@ def _refusals(plan: Plan, subject: str) -> list[dict]:
     findings = [
         finding for finding in plan.findings if finding.severity == "error" and finding.subject == subject
     ]
+    return _as_errors(findings, node="input")
+
+
+def _as_errors(findings: Iterable[Finding], *, node: str) -> list[dict]:
+    """What is wrong with files as the page shows it, files that share a problem together."""
     lines = format_findings(findings).splitlines()
-    return [{"node": "input", "traceback": line.removeprefix("ERROR "), "file": ""} for line in lines]
+    return [{"node": node, "traceback": line.removeprefix("ERROR "), "file": ""} for line in lines]

@@ -1,10 +1,12 @@
 """Level group: the tables of all subjects become one each, and a page shows how they are spread."""
 
 import csv
-import json
+import os
+import reprlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from qsmflow.bids.dataset import check_output_dir
-from qsmflow.bids.files import replacing, write_json
+from qsmflow.bids.files import read_json, replacing, write_json
 from qsmflow.bids.findings import Finding, InputProblem, format_findings, short_path
 from qsmflow.bids.tables import MISSING
 from qsmflow.cli.exit_codes import ExitCode, Stop
@@ -24,6 +26,8 @@ from qsmflow.workflows.settings import Settings
 #: Table of the group, ``group_<name>.tsv``, by that of a subject, ``sub-XX_<name>.tsv``.
 TABLES: Mapping[str, str] = MappingProxyType({"iqms": "iqms", "comparison": "motion", "regions": "rois"})
 _EMPTY = (MISSING, "", "nan", "NaN")
+#: No measure is larger, whatever its unit; the squares of larger ones are no numbers any more.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ def gather(
     """Put the tables of all subjects below each other.
 
     Columns are those of any table, in the order in which they are met. A table is left out, with a finding,
-    if it cannot be read, gives a column in another unit than the tables before it, or has text where others
-    have numbers.
+    if it cannot be read, gives a column in another unit than the tables before it, or has text or what is not
+    finite where others have numbers.
 
     Parameters
     ----------
@@ -129,10 +133,10 @@ def gather(
     for path in paths:
         columns, found = _read_sidecar(path.with_suffix(".json"))
         findings += found
+        if not os.path.lexists(path):
+            continue
         try:
             rows = read_table(path, labels=labels)
-        except FileNotFoundError:
-            continue
         except InputProblem as problem:
             findings.append(_finding(path, "table", problem.problem))
             continue
@@ -141,7 +145,7 @@ def gather(
             continue
         chosen = [row for row in rows if not sessions or row["session"] in sessions]
         parts.append(SubjectTable(path, chosen, columns))
-    for check in (_other_units, _text_among_numbers):
+    for check in (_other_units, partial(_no_measures, labels=labels)):
         found = check(parts)
         findings += found.values()
         parts = [part for part in parts if part.path not in found]
@@ -188,7 +192,9 @@ def read_table(path: Path, *, labels: Sequence[str]) -> list[dict[str, str | Non
     ...     read_table(path, labels=["participant_id"])
     [{'participant_id': 'sub-01', 'run': '01', 'snr': None}]
     """
-    with path.open(encoding="utf-8", newline="") as file:
+    if not path.is_file():
+        raise _broken(path, "it cannot be read (it is no file, or a link to content that is not here)")
+    with path.open(encoding="utf-8-sig", newline="") as file:
         lines = [row for row in csv.reader(file, delimiter="\t") if row]
     if not lines:
         raise _broken(path, "it is empty")
@@ -227,13 +233,13 @@ def _fix(path: Path) -> str:
 
 def _read_sidecar(path: Path) -> tuple[dict[str, dict], list[Finding]]:
     """What a table's columns mean; without a file nothing, and no complaint."""
-    try:
-        told = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}, []
-    except (OSError, ValueError) as error:
-        return {}, [_finding(path, "JSON", f"it cannot be read ({error})")]
-    if not (isinstance(told, dict) and all(isinstance(each, dict) for each in told.values())):
+    try:
+        told = read_json(path)
+    except InputProblem as problem:
+        return {}, [_finding(path, "JSON", f"it cannot be read ({problem.problem})")]
+    if not all(isinstance(each, dict) for each in told.values()):
         return {}, [_finding(path, "JSON", "it does not describe columns")]
     return told, []
 
@@ -251,17 +257,19 @@ def _other_units(parts: Sequence[SubjectTable]) -> dict[Path, Finding]:
     return found
 
 
-def _text_among_numbers(parts: Sequence[SubjectTable]) -> dict[Path, Finding]:
-    """Tables with words in a column that holds numbers at least as often."""
+def _no_measures(parts: Sequence[SubjectTable], *, labels: Sequence[str]) -> dict[Path, Finding]:
+    """Tables with what is not finite among measures, or words where numbers stand at least as often."""
     rows = _below_each_other(parts)
     owners = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
     found = {}
-    for name, text in rows.items():
-        wrong = text.notna() & pd.to_numeric(text, errors="coerce").isna()
-        if wrong.any() and wrong.sum() <= text.notna().sum() / 2:
-            for number in np.unique(owners[wrong]):
-                path, cell = parts[number].path, text[wrong & (owners == number)].iloc[0]
-                found.setdefault(path, _finding(path, name, f"'{cell}' is not a number"))
+    for name, text in rows.drop(columns=list(labels), errors="ignore").items():
+        numbers = pd.to_numeric(text, errors="coerce").astype(float)
+        words = text.notna() & numbers.isna()
+        wrong = (numbers.abs() > _LARGEST) | (words & (words.sum() <= text.notna().sum() / 2))
+        for number in np.unique(owners[wrong]):
+            path, row = parts[number].path, np.flatnonzero(wrong & (owners == number))[0]
+            told = "not a number" if words.iloc[row] else "too large for a measure"
+            found.setdefault(path, _finding(path, name, f"{reprlib.repr(text.iloc[row])} is {told}"))
     return found
 
 
@@ -276,14 +284,20 @@ def _check_output(settings: Settings) -> None:
 
 def _find_subjects(settings: Settings) -> tuple[list[Path], list[Finding]]:
     """Folders of the subjects asked for, and those asked for that are not there."""
-    folders = sorted(path for path in settings.out_dir.glob("sub-*") if path.is_dir())
+    found = sorted(path for path in settings.out_dir.glob("sub-*") if path.is_dir())
+    folders = [path for path in found if path.name.isprintable()]
     asked = [f"sub-{label}" for label in settings.participant_label]
     chosen = [folder for folder in folders if not asked or folder.name in asked]
     if not chosen:
         wanted = ", ".join(asked) or "sub-*"
         raise Stop(ExitCode.NO_INPUT, f"{settings.out_dir}: no folder {wanted}; run level participant first")
     there = {folder.name for folder in chosen}
-    return chosen, [
+    strange = [
+        Finding("error", short_path(path), "folder", "it holds characters that no label has", "rename it")
+        for path in found
+        if path not in folders and not asked
+    ]
+    return chosen, strange + [
         Finding(
             "error",
             name,
@@ -325,7 +339,9 @@ def _write(
             command_line=shlex.join(["qsmflow", *argv]),
         )
     except OSError as error:
-        raise Stop(ExitCode.CANNOT_WRITE, f"{settings.out_dir}: cannot be written ({error})") from error
+        problem = f"{settings.out_dir}: cannot be written ({error})"
+        fix = "make room, remove what stands there, or choose another folder"
+        raise Stop(ExitCode.CANNOT_WRITE, f"{problem}; {fix}") from error
 
 
 def _subject(folder: Path) -> Subject:

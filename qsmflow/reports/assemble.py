@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import json
+import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +27,9 @@ from nireports.assembler.report import Report
 from nireports.assembler.reportlet import Reportlet
 
 from qsmflow.bids.files import write_text
+from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.layout import entities_below
+from qsmflow.bids.tables import is_rows, read_rows
 from qsmflow.reports.methods import render_methods
 from qsmflow.reports.viewer import shrink_viewer
 from qsmflow.version import __version__
@@ -37,6 +41,7 @@ SCRIPTS = ("viewer.js", "page.js")
 LARGEST_PAGE = 14_500_000  # bytes; figures beyond it stay beside the page
 VIEWERS = 0.33  # part of the page that the slice viewers of all series share
 FIRST_FIGURE = "_desc-susceptibility_"  # has its place in the page before all others
+_REMOVE = "remove it and run again"
 
 GRADES = MappingProxyType(
     {"pass": "Pass: fit for use", "doubtful": "Doubtful: look again", "fail": "Fail: leave it out"}
@@ -55,6 +60,8 @@ _FIGURE = re.compile(r'src="\./([^"]+\.svg)"')
 _VIEWER = '<figure class="viewer"'
 _TO_QUOTE = re.compile(r"[^\w./:;,=+()*!~ -]+", re.ASCII)
 _TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
+
+_NOT_OPENED = "This crash file is no text, and is not opened."
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,7 @@ def build_report(
     run_id: str,
     errors: Sequence[Mapping] = (),
     command_line: str | None = None,
+    without: Collection[Path] = (),
 ) -> Path:
     """Assemble the figures of a subject into sub-<subject>.html.
 
@@ -187,16 +195,24 @@ def build_report(
         that was refused has no file.
     command_line : str, optional
         What was typed.
+    without : collection of Path, optional
+        Files among the figures that are left out, as :func:`damaged_figures` finds them.
 
     Returns
     -------
     Path
         The page, a file that needs no other.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
     """
-    out_dir = Path(out_dir).resolve()
-    folder = out_dir / f"sub-{subject}"
+    given, out_dir = Path(out_dir) / f"sub-{subject}", Path(out_dir).resolve()
+    folder = out_dir / given.name
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    with _entities_below(folder):
+    left_out = {folder / path.relative_to(given) for path in without}
+    with _entities_below(folder, without=left_out):
         report = OfflineReport(
             out_dir,
             run_id,
@@ -205,15 +221,11 @@ def build_report(
             reportlets_dir=folder,
             metadata={"subject": subject},
         )
-    citation = {
-        kind: path.read_text(encoding="utf-8") if path.is_file() else ""
-        for kind in ("md", "bib")
-        for path in [out_dir / "logs" / f"CITATION.{kind}"]
-    }
+    citation, unread = _read_citation(out_dir / "logs")
     page = report.render(
         subject=subject,
         about_rating={"Subject": subject, "Run": run_id, "Software": f"qsmflow {__version__}"},
-        has_map=any(folder.glob(f"figures/*{FIRST_FIGURE}*.svg")),
+        has_map=any(path not in left_out for path in folder.glob(f"figures/*{FIRST_FIGURE}*.svg")),
         errors=errors,
         citation=citation,
         methods=render_methods(citation["md"], first_heading=3),
@@ -224,10 +236,71 @@ def build_report(
             "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             "Python": platform.python_version(),
             "Assembled with": f"nireports {nireports.__version__}",
+            **unread,
         },
     )
     write_text(report.out_filename, page)
     return report.out_filename
+
+
+def damaged_figures(folder: Path) -> dict[Path, str]:
+    """Files among a subject's figures that no page and no table can be made of, as a crash may leave them.
+
+    Parameters
+    ----------
+    folder : Path
+        The subject's, ``sub-XX``; nothing in it need exist.
+
+    Returns
+    -------
+    dict of Path to str
+        What is wrong with each.
+    """
+    found = {}
+    for path in sorted(Path(folder).glob("figures/**/*_desc-*")):
+        try:
+            if path.suffix in (".svg", ".html"):
+                _check_fragment(path)
+            elif is_rows(path):
+                read_rows(path)
+        except InputProblem as problem:
+            found[path] = problem.problem
+        except OSError as error:
+            found[path] = f"it cannot be read ({error.strerror})"
+    return found
+
+
+def _check_fragment(path: Path) -> None:
+    text = _read_text(path)
+    if path.suffix == ".svg" and "<svg" not in text:
+        raise InputProblem("it holds no picture", _REMOVE)
+    if _VIEWER in text:
+        try:
+            shrink_viewer(text, largest=len(text))
+        except ValueError as error:
+            raise InputProblem("it is cut off", _REMOVE) from error
+
+
+def _read_text(path: Path) -> str:
+    """Text of a file that somebody else may have changed; what is no regular file is never opened."""
+    if not path.is_file():
+        raise InputProblem("it is no file, or a link to content that is not here", _REMOVE)
+    try:
+        return path.read_text("utf-8")
+    except UnicodeError as error:
+        raise InputProblem("it is no text in UTF-8", _REMOVE) from error
+
+
+def _read_citation(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The methods text and its references, and a note on what there is and cannot be shown."""
+    citation, unread = {"md": "", "bib": ""}, {}
+    for kind in citation:
+        path = folder / f"CITATION.{kind}"
+        try:
+            citation[kind] = _read_text(path) if os.path.lexists(path) else ""
+        except (InputProblem, OSError) as problem:
+            unread["Methods"] = f"logs/{path.name} was left out: {problem}"
+    return citation, unread
 
 
 def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
@@ -236,7 +309,7 @@ def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
     Parameters
     ----------
     log_dir : Path
-        Folder of ``crash*`` files; it need not exist.
+        Folder of ``crash*`` files; it need not exist. Pickles, which may do anything, are named only.
 
     Returns
     -------
@@ -245,30 +318,38 @@ def collect_errors(log_dir: Path) -> tuple[dict[str, str], ...]:
         format does not fit is shown as it is.
     """
     found = []
-    for path in sorted(Path(log_dir).glob("crash*")):
+    for path in sorted(path for path in Path(log_dir).glob("crash*") if path.is_file()):
         try:
-            crash = read_crashfile(str(path))
-        except Exception as error:  # a pickle may need anything: the report must still be written
-            text = path.read_text(errors="replace") if path.suffix == ".txt" else str(error)
-            crash = {"traceback": text}
+            crash = read_crashfile(str(path)) if path.suffix == ".txt" else {"traceback": _NOT_OPENED}
+            node, traceback = str(crash.get("node", path.stem)), str(crash["traceback"])
+        except Exception as error:  # whatever it holds: the report must still be written
+            readable = os.access(path, os.R_OK)
+            node, traceback = path.stem, path.read_text(errors="replace") if readable else str(error)
         found.append(
             {
                 "file": path.name,
-                "node": str(crash.get("node", path.stem)),
+                "node": node,
                 # Nipype closes the file with a remark of its own where a stage had written nothing yet.
-                "traceback": str(crash["traceback"]).partition("When creating this crashfile")[0].rstrip(),
+                "traceback": traceback.partition("When creating this crashfile")[0].rstrip(),
             }
         )
     return tuple(found)
 
 
 @contextmanager
-def _entities_below(folder: Path) -> Iterator[None]:
-    """Keep nireports, which asks pybids for the configuration of this name, from reading folders above."""
-    paths = get_option("config_paths")
+def _entities_below(folder: Path, *, without: Collection[Path] = ()) -> Iterator[None]:
+    """Keep nireports, which asks pybids for the configuration of this name, from reading folders above.
+
+    Nor does it find any entity, and so any use, in the names of files that are to be left out.
+    """
+    paths, content = get_option("config_paths"), entities_below(folder, "figures")
+    if without:
+        others = f"(?!(?:{'|'.join(re.escape(str(path)) for path in without)})\\Z)"
+        for entity in content["entities"]:
+            entity |= {"pattern": others + entity["pattern"]} if "pattern" in entity else {}
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary, "figures.json")
-        file.write_text(json.dumps(entities_below(folder, "figures")), encoding="utf-8")
+        file.write_text(json.dumps(content), encoding="utf-8")
         set_option("config_paths", {**paths, "figures": str(file)})
         try:
             yield
@@ -289,7 +370,7 @@ class _Contents:
         self._root = root
         share = int(VIEWERS * LARGEST_PAGE / max(sum(_VIEWER in html for html in components), 1))
         self._fragments = {
-            html: shrink_viewer(html, largest=share) if _VIEWER in html else Markup(html)
+            html: _shrunk(html, largest=share) if _VIEWER in html else Markup(html)
             for html in components
             if not _FIGURE.search(html)
         }
@@ -317,6 +398,13 @@ class _Contents:
 
     def _read(self, name: str) -> str:
         return (self._root / name).read_text(encoding="utf-8")
+
+
+def _shrunk(html: str, *, largest: int) -> Markup:
+    try:
+        return shrink_viewer(html, largest=largest)
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, zlib.error):
+        return Markup('<p class="hint">The data of the slice viewer is damaged; run again.</p>')
 
 
 def _policy(script: str, *, files_beside: bool) -> str:

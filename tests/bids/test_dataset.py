@@ -93,6 +93,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_what_stands_in_the_way_is_named(tmp_path):
+    (tmp_path / "note.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_json(tmp_path / "note.txt", {})
+    assert caught.value.filename == str(tmp_path / "note.txt")
+    assert [each.name for each in tmp_path.iterdir()] == ["note.txt"]
+
+
 def test_written_files_have_the_users_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
     write_json(tmp_path / "made.json", {})
@@ -105,3 +113,49 @@ def test_json_that_others_cannot_read_is_not_written(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "made.json", {"residual": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_of_the_users_ignore_file_stay(study, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".bidsignore").write_bytes(b"gr\xf6\xdfe\r\nfigures")
+    write_dataset(out, bids_dir=study.root)
+    write_dataset(out, bids_dir=study.root)
+    added = [line for line in IGNORED if line != "figures"]
+    assert (out / ".bidsignore").read_bytes() == b"gr\xf6\xdfe\r\nfigures\n" + "".join(
+        f"{line}\n" for line in added
+    ).encode()
+
+
+@pytest.mark.parametrize("content", ['{"GeneratedBy": 7}', "null", "[" * 10**5, None])
+def test_a_description_that_tells_nothing_is_anothers(study, tmp_path, content):
+    path = tmp_path / "out" / "dataset_description.json"
+    path.parent.mkdir()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content)
+    with pytest.raises(ValueError, match="another data set"):
+        check_output_dir(path.parent, bids_dir=study.root)
+
+
+def test_only_texts_of_the_inputs_description_are_taken(study, tmp_path):
+    text = '{"Name": "\\ud800", "License": NaN, "Acknowledgements": [1e400], "DatasetDOI": {"a": 1}}'
+    (study.root / "dataset_description.json").write_text(text)
+    write_dataset(tmp_path / "out", bids_dir=study.root)
+    made = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert made["Name"].endswith(f" of {study.root.name}")
+    assert not {"License", "Acknowledgements"} & set(made)
+    assert made["SourceDatasets"] == [{"URL": study.root.as_uri()}]
+
+
+def test_an_input_whose_description_is_a_folder_has_none(study, tmp_path):
+    (study.root / "dataset_description.json").unlink(missing_ok=True)
+    (study.root / "dataset_description.json").mkdir()
+    write_dataset(tmp_path / "out", bids_dir=study.root)
+    assert study.root.name in (tmp_path / "out" / "README").read_text()
+
+
+def test_text_that_utf8_has_not_is_written_as_an_escape(tmp_path):
+    write_json(tmp_path / "made.json", {"Path": "gr\udcf6n"})
+    assert json.loads((tmp_path / "made.json").read_text("utf-8")) == {"Path": "gr\udcf6n"}

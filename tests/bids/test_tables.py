@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from qsmflow.bids.findings import InputProblem
 from qsmflow.bids.tables import SERIES, Column, series_cells, write_rows, write_subject_tables
 
 COLUMNS = {**SERIES, "rmse": Column("Error", "ppm"), "map": Column("Which")}
@@ -58,3 +59,13 @@ def test_a_cell_that_nothing_describes_is_refused(tmp_path):
 def test_infinity_is_a_missing_value(tmp_path):
     write_rows(tmp_path / "rows.json", [{"rmse": float("inf")}], columns=COLUMNS)
     assert json.loads((tmp_path / "rows.json").read_text())["rows"] == [{"rmse": None}]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"columns": [], "rows": {}}', "[" * 10**5, b"\xff"])
+def test_damaged_rows_are_named_or_left_out(subject, content):
+    path = subject / "figures" / "sub-01_acq-c_desc-comparison_MEGRE.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputProblem):
+        write_subject_tables(subject)
+    (table,) = write_subject_tables(subject, without=[path])
+    assert len(table.read_text().splitlines()) == 3

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -115,6 +116,60 @@ def test_what_is_no_text_is_named(out_dir, capsys):
         assert re.search(f"ERROR {name}: .*it cannot be read", said)
     # What the broken sidecar describes is there all the same.
     assert "sub-04" in {row["participant_id"] for row in read(out_dir / "group_iqms.tsv")}
+
+
+@pytest.mark.parametrize("snr", ["1e308", "-1e308", "inf", "1e400"])
+def test_what_no_measure_can_be_is_named_and_left_out(out_dir, capsys, recwarn, snr):
+    write(out_dir, "03", snr=snr)
+    assert gather(out_dir) == ExitCode.SUBJECT_FAILED
+    said = capsys.readouterr().err
+    assert f"ERROR sub-03/sub-03_iqms.tsv: snr: '{snr}' is too large for a measure. Fix: write it" in said
+    assert [row["participant_id"] for row in read(out_dir / "group_iqms.tsv")] == ["sub-01", "sub-02"]
+    assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"snr": {"Units": NaN}}', '{"snr": {"Units": "\\ud800"}}', "[]", None]
+)
+def test_a_sidecar_that_is_none_is_named(out_dir, capsys, text):
+    path = write(out_dir, "03", snr="1").with_suffix(".json")
+    path.unlink()
+    os.mkfifo(path) if text is None else path.write_text(text)
+    assert gather(out_dir) == ExitCode.SUBJECT_FAILED
+    assert "ERROR sub-03/sub-03_iqms.json: JSON: it cannot be read (" in capsys.readouterr().err
+    assert len(read(out_dir / "group_iqms.tsv")) == 3
+
+
+def test_a_table_that_is_no_file_is_named(out_dir, capsys):
+    for subject, place in (("03", os.mkfifo), ("04", lambda path: path.symlink_to("nowhere"))):
+        path = write(out_dir, subject, snr="1")
+        path.unlink()
+        place(path)
+    assert gather(out_dir) == ExitCode.SUBJECT_FAILED
+    said = capsys.readouterr().err
+    for subject in ("03", "04"):
+        assert f"ERROR sub-{subject}/sub-{subject}_iqms.tsv: table: it cannot be read (it is no file" in said
+    assert len(read(out_dir / "group_iqms.tsv")) == 2
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_name(out_dir):
+    path = write(out_dir, "03", snr="1")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert gather(out_dir) == ExitCode.DONE
+    assert [row["participant_id"] for row in read(out_dir / "group_iqms.tsv")][-1] == "sub-03"
+
+
+def test_labels_may_be_numbers_and_words(out_dir):
+    write(out_dir, "03", snr="1", session="1", run="1")
+    write(out_dir, "04", snr="1", session="baseline", run="1")
+    assert gather(out_dir) == ExitCode.DONE
+
+
+def test_a_folder_whose_name_is_in_another_encoding_is_named(out_dir, capsys):
+    (out_dir / os.fsdecode(b"sub-\xf6")).mkdir()
+    assert gather(out_dir) == ExitCode.SUBJECT_FAILED
+    assert "ERROR sub-\\udcf6: folder: it holds characters that no label has" in capsys.readouterr().err
+    assert len(read(out_dir / "group_iqms.tsv")) == 2
 
 
 def test_a_column_of_words_is_kept_and_not_plotted(out_dir):

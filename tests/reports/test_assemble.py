@@ -1,7 +1,10 @@
 """The page: offline, complete, escaped, tolerant of what is missing."""
 
 import base64
+import gzip
 import hashlib
+import os
+import pickle
 import re
 from html.parser import HTMLParser
 
@@ -271,6 +274,57 @@ def test_crash_files_are_read_whatever_they_hold(tmp_path):
     assert [error["file"] for error in errors] == ["crash-1.txt", "crash-2.txt", "crash-3.pklz"]
     assert "not as nipype writes it" in errors[0]["traceback"]
     assert collect_errors(tmp_path / "missing") == ()
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("unpickled",)
+
+
+def test_a_pickle_is_named_and_not_opened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crash-1.pklz").write_bytes(gzip.compress(pickle.dumps(Bomb())))
+    (tmp_path / "crash-2.txt").mkdir()
+    (error,) = collect_errors(tmp_path)
+    assert (error["file"], error["traceback"]) == (
+        "crash-1.pklz",
+        "This crash file is no text, and is not opened.",
+    )
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_damaged_figures_are_found_and_left_out(out_dir):
+    folder = out_dir / "sub-01"
+    good = assemble.damaged_figures(folder)
+    paths = [
+        next(folder.glob(f"figures/*_desc-{desc}_*")) for desc in ("susceptibility", "summary", "viewer")
+    ]
+    paths[0].write_bytes(b"\xff")
+    paths[1].unlink()
+    paths[1].symlink_to("nowhere")
+    paths[2].write_text(paths[2].read_text()[:300])
+    damaged = assemble.damaged_figures(folder)
+    assert not good
+    assert list(damaged) == sorted(paths)
+    text = build_report(out_dir, subject="01", run_id="x", without=damaged).read_text()
+    assert "No susceptibility map was drawn" in text
+    assert len(Page(text).alts) == len(FIGURES) - 1
+
+
+def test_data_of_a_viewer_that_cannot_be_made_smaller_is_left_out(out_dir, monkeypatch):
+    path = next(out_dir.glob("sub-01/figures/*_desc-viewer_*.html"))
+    path.write_text(re.sub(r'"data": ?"[^"]*"', '"data":"eA=="', path.read_text()))
+    monkeypatch.setattr(assemble, "VIEWERS", 0.0)
+    assert "slice viewer is damaged" in build_report(out_dir, subject="01", run_id="x").read_text()
+
+
+def test_a_methods_text_that_is_no_text_is_left_out_with_a_note(out_dir):
+    (out_dir / "logs" / "CITATION.md").write_bytes(b"\xff")
+    text = build_report(out_dir, subject="01", run_id="x").read_text()
+    assert "logs/CITATION.md was left out: it is no text in UTF-8; remove it and run again" in text
+    assert "No methods text" in text
 
 
 def test_blank_map_is_reported_by_the_interface(tmp_path):
