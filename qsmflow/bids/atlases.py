@@ -11,7 +11,7 @@ import numpy as np
 
 from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.findings import InputProblem
-from qsmflow.bids.images import load_image
+from qsmflow.bids.images import UnreadableImage, load_image, read_image
 from qsmflow.bids.layout import same_label
 from qsmflow.bids.names import parse_name
 
@@ -20,6 +20,8 @@ ATLAS = "atlas"
 #: Images of a template that labels can be carried from, the best for a gradient echo first.
 TEMPLATE_SUFFIXES = ("T2star", "T2starw", "T2w", "PDw", "T1w")
 _IMAGES = (".nii.gz", ".nii")
+#: What the numbers of regions are kept in.
+LABELS = np.iinfo(np.int32)
 #: Entities that tell label images of one scan apart; the first that is there names it.
 _OF_LABELS = ("atlas", "seg", "segmentation", "desc")
 
@@ -69,10 +71,11 @@ def find_atlases(folder: Path, acquisitions: Sequence[Acquisition]) -> dict[str,
     Raises
     ------
     InputProblem
-        If a label image or its table cannot be used, or two for one acquisition would have one name.
+        If a label image, its table or its template's brain cannot be used, or two for one acquisition would
+        have one name.
     """
     of_template = [
-        _read(path, template)
+        _read(path, _readable(template))
         for path in _images(folder, "tpl-*_dseg")
         if (template := _template(path)) is not None
     ]
@@ -108,9 +111,13 @@ def _distinct(atlases: Sequence[Atlas], *, name: str) -> tuple[Atlas, ...]:
 
 
 def _images(folder: Path, name: str) -> list[Path]:
-    return sorted(
-        path for extension in _IMAGES for path in folder.glob(f"**/{name}{extension}") if path.is_file()
-    )
+    found = (path for extension in _IMAGES for path in folder.glob(f"**/{name}{extension}"))
+    try:
+        return sorted(path for path in found if path.is_file())
+    except OSError as error:
+        raise InputProblem(
+            f"{error.filename}: it cannot be looked at ({error.strerror})", "give yourself the permission"
+        ) from error
 
 
 def _template(labels: Path) -> Path | None:
@@ -122,6 +129,26 @@ def _template(labels: Path) -> Path | None:
             if entities["tpl"] == wanted and entities["desc"] == "brain":
                 return path
     return None
+
+
+def _readable(template: Path) -> Path:
+    """The brain of a template, which has been looked at."""
+    try:
+        facts = read_image(template)
+    except UnreadableImage as error:
+        raise InputProblem(f"{template}: the template's brain: {error.problem}", error.fix) from error
+    problem = (
+        f"{facts.n_nonfinite} voxels are NaN or infinite"
+        if facts.n_nonfinite
+        else f"every voxel is {facts.scaled.low:g}"
+        if facts.stored.low == facts.stored.high
+        else f"it is {facts.shape}, not one volume"
+        if len(facts.shape) != 3
+        else None
+    )
+    if problem is not None:
+        raise InputProblem(f"{template}: the template's brain: {problem}", "replace the file")
+    return template
 
 
 def _read(path: Path, template: Path | None = None) -> Atlas:
@@ -139,6 +166,12 @@ def _read(path: Path, template: Path | None = None) -> Atlas:
             f"{path}: labels must be one volume of whole numbers, it is {values.shape} of {values.dtype}",
             "give a discrete segmentation (dseg)",
         )
+    low, high = values.min(), values.max()
+    if low < LABELS.min or high > LABELS.max:
+        raise InputProblem(
+            f"{path}: labels must be whole numbers up to {LABELS.max}, they are {low:g} … {high:g}",
+            "number the regions from 1 on",
+        )
     entities = parse_name(path).entities
     name = next((entities[key] for key in _OF_LABELS if key in entities), "dseg")
     return Atlas(name, path, _region_names(path), template)
@@ -151,8 +184,11 @@ def _region_names(labels: Path) -> dict[int, str]:
         if path.is_file():
             try:
                 with path.open(newline="", encoding="utf-8-sig") as lines:
-                    return {int(row["index"]): row["name"] for row in csv.DictReader(lines, delimiter="\t")}
-            except (KeyError, TypeError, ValueError) as error:
+                    names = {int(row["index"]): row["name"] for row in csv.DictReader(lines, delimiter="\t")}
+                if None in names.values():
+                    raise ValueError("a row without a name")
+                return names
+            except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
                 raise InputProblem(
                     f"{path}: the table of regions cannot be read: {error!r}",
                     "give it columns 'index' with whole numbers and 'name', separated by tabs",

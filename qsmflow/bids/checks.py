@@ -3,27 +3,37 @@
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from qsmflow.bids.acquisition import Acquisition, number
 from qsmflow.bids.findings import Finding, format_findings, short_path
-from qsmflow.bids.images import ImageFacts, UnreadableImage, read_images
+from qsmflow.bids.images import MANY_VALUES, ImageFacts, UnreadableImage, read_images
 from qsmflow.bids.layout import GRADIENT_ECHO_SUFFIXES
 from qsmflow.bids.phase_range import PhaseRange, UnknownPhaseRange, classify_phase_range
 
 __all__ = ["Finding", "check_acquisition", "format_findings"]
 
-#: Strongest magnet whose images anyone might bring, tesla.
-HIGHEST_FIELD = 25.0
+#: Weakest and strongest magnet whose images anyone might bring, tesla.
+FIELDS = (0.01, 25.0)
 #: Edges of voxels that anyone might bring, from microscopy to spectroscopy, mm.
 VOXEL_EDGES = (0.005, 50.0)
 #: Longest echo time that is believed to be in seconds.
 LONGEST_ECHO_TIME = 1.0
-#: Fewer slices than this make the field of a dipole guesswork.
-FEW_SLICES = 8
+#: Shortest echo time of a scanner, and shortest time in which a field turns the phase, seconds.
+SHORTEST_ECHO_TIME = 1e-4
+#: Voxels along an axis: fewer than these are refused, fewer than those make the field of a dipole guesswork.
+FEWEST_SLICES, FEW_SLICES = 6, 8
+#: Between which the largest value of a magnitude must lie: single precision holds the squares of these.
+MAGNITUDES = (1e-15, 1e15)
+#: Fraction of zeros above which a magnitude is nearly empty.
+NEARLY_EMPTY = 0.99
+#: Difference of the voxel sizes in pixdim and affine that is no rounding, as a fraction.
+SIZE_TOLERANCE = 0.05
+#: Difference of sform and qform that moves the map or turns B0, mm and degrees.
+FORM_TOLERANCE = (5.0, 5.0)
 #: Largest difference of two affines that is rounding, mm.
 GRID_TOLERANCE = 1e-3
 
@@ -145,13 +155,17 @@ def _check_echo_times(acquisition: Acquisition) -> Iterator[Finding]:
     timed = [echo for echo in acquisition.echoes if _echo_time_problem(echo.echo_time) is None]
     for first, second in pairwise(timed):
         if math.isclose(first.echo_time, second.echo_time, rel_tol=1e-6):
-            yield _finding(
-                acquisition,
-                second.files[0],
-                "EchoTime",
-                f"{second.echo_time:g} s is also that of {first.files[0].name}",
-                "give every echo its own echo time; coils or repetitions are not echoes",
+            problem = f"{second.echo_time:g} s is also that of {first.files[0].name}"
+            fix = "give every echo its own echo time; coils or repetitions are not echoes"
+        elif second.echo_time - first.echo_time < SHORTEST_ECHO_TIME:
+            problem = (
+                f"{second.echo_time:g} s is so near to {first.echo_time:g} s of {first.files[0].name} "
+                "that no field shows in between"
             )
+            fix = "write the echo times of the scan in seconds"
+        else:
+            continue
+        yield _finding(acquisition, second.files[0], "EchoTime", problem, fix)
 
 
 def _echo_time_problem(value) -> tuple[str, str] | None:
@@ -162,6 +176,9 @@ def _echo_time_problem(value) -> tuple[str, str] | None:
         return f"{reprlib.repr(value)} is no positive number", "write one echo time in seconds"
     if seconds > LONGEST_ECHO_TIME:
         return f"{seconds:g} looks like milliseconds", f"write it in seconds: {seconds / 1000:g}"
+    if seconds < SHORTEST_ECHO_TIME:
+        problem = f"{seconds:g} looks like no echo time in seconds, it would be {seconds * 1e6:.3g} µs"
+        return problem, "write the echo time of the scan in seconds, such as 0.004"
     return None
 
 
@@ -186,7 +203,7 @@ def _check_field_strength(acquisition: Acquisition, given: float | None) -> Iter
         tesla = number(value)
         if value is None:
             problem = "it is missing"
-        elif tesla is None or not 0 < tesla <= HIGHEST_FIELD:
+        elif tesla is None or not FIELDS[0] <= tesla <= FIELDS[1]:
             problem = f"{reprlib.repr(value)} is no field of a scanner in tesla"
         else:
             values[path] = tesla
@@ -225,13 +242,14 @@ def _check_images(
 ) -> Iterator[Finding]:
     for path, image in images.items():
         if isinstance(image, UnreadableImage):
-            yield _finding(acquisition, path, "image", image.problem, image.fix)
+            yield _finding(acquisition, path, image.field, image.problem, image.fix)
     facts = {path: image for path, image in images.items() if isinstance(image, ImageFacts)}
     for path, image in facts.items():
         for field, problem, fix, severity in (*_grid_problems(image), *_value_problems(image)):
             yield _finding(acquisition, path, field, problem, fix, severity=severity)
     yield from _check_same_grid(acquisition, facts)
     yield from _check_values(acquisition, facts)
+    yield from _check_copies(acquisition, facts)
 
 
 def _grid_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
@@ -246,21 +264,22 @@ def _grid_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
     thinnest = min(image.shape[:3])
     if len(image.shape) < 3 or thinnest == 1:
         yield "shape", f"a single slice {image.shape} has no dipole field", "bring a 3-D acquisition", "error"
+    elif thinnest < FEWEST_SLICES:
+        problem = f"{thinnest} voxels along one axis are too few for the field of a dipole"
+        yield "shape", problem, "bring a thicker slab", "error"
     elif thinnest < FEW_SLICES:
         problem = f"{thinnest} voxels along one axis are few for the field of a dipole"
         yield "shape", problem, "trust the map only in the middle, or bring a thicker slab", "warning"
     axes = image.affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
-    if not np.all(np.isfinite(image.affine)) or np.any(lengths == 0):
+    if not np.all(np.isfinite(axes)) or np.any(lengths == 0):
         yield "affine", "a voxel axis has no length", "convert the image again from DICOM", "error"
         return
-    edges = [*lengths, *image.voxel_size]
-    if not all(VOXEL_EDGES[0] <= edge <= VOXEL_EDGES[1] for edge in edges):
-        by_pixdim, by_affine = (
-            " × ".join(f"{edge:.3g}" for edge in found) for found in (image.voxel_size, lengths)
-        )
-        problem = f"pixdim says {by_pixdim} mm, the affine {by_affine} mm, which are no voxels"
-        yield "voxel size", problem, "write both in millimetres", "error"
+    if not np.all(np.isfinite(image.affine)):
+        problem = "the affine holds numbers that are not finite"
+        yield "affine", problem, "convert the image again from DICOM", "error"
+        return
+    yield from _size_problems(image, lengths)
     cosines = axes.T @ axes / np.outer(lengths, lengths) - np.eye(3)
     if np.abs(cosines).max() > np.sin(np.deg2rad(1)):
         yield (
@@ -272,6 +291,25 @@ def _grid_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
     if not image.oriented:
         problem = "the header has no orientation, so B0 is taken along the third axis of the image"
         yield "affine", problem, "convert with a tool that writes sform or qform", "warning"
+    if any(found > limit for found, limit in zip(image.displacement, FORM_TOLERANCE, strict=True)):
+        distance, angle = image.displacement
+        problem = f"sform and qform disagree by {distance:.3g} mm and {angle:.3g} degrees; the sform is used"
+        yield "affine", problem, "nothing if the sform is right, else write it anew", "warning"
+
+
+def _size_problems(image: ImageFacts, lengths: np.ndarray) -> Iterator[tuple[str, str, str, str]]:
+    """As `_grid_problems`, about the edges of the voxels."""
+    by_pixdim, by_affine = (
+        " × ".join(f"{edge:.3g}" for edge in found) for found in (image.voxel_size, lengths)
+    )
+    said = f"pixdim says {by_pixdim} mm, the affine {by_affine} mm"
+    if image.foreign_units is not None:
+        yield "voxel size", f"the header says {image.foreign_units}", "write millimetres", "error"
+    elif not all(VOXEL_EDGES[0] <= edge <= VOXEL_EDGES[1] for edge in (*lengths, *image.voxel_size)):
+        yield "voxel size", f"{said}, which are no voxels", "write both in millimetres", "error"
+    elif not np.allclose(image.voxel_size, lengths, rtol=SIZE_TOLERANCE, atol=0):
+        fix = "nothing if the affine is right, else convert the image again"
+        yield "voxel size", f"{said}; the affine is used", fix, "warning"
 
 
 def _value_problems(image: ImageFacts) -> Iterator[tuple[str, str, str, str]]:
@@ -321,10 +359,60 @@ def _check_values(acquisition: Acquisition, facts: dict[Path, ImageFacts]) -> It
         fix = "nothing if that is right, else rescale the phase to rad"
         yield _finding(acquisition, next(iter(phases)), "phase range", warning, fix, severity="warning")
     for path, image in magnitudes.items():
-        low, high = image.scaled.low, image.scaled.high
-        if low < -0.05 * abs(high):
-            problem = f"a magnitude with negative values ({low:g} … {high:g})"
-            yield _finding(acquisition, path, "values", problem, "put the magnitude image in its place")
+        yield from (_finding(acquisition, path, "values", *found) for found in _magnitude_errors(image))
+        zeros = image.n_zeros / math.prod(image.shape)
+        if NEARLY_EMPTY < zeros < 1:
+            problem = f"{100 * zeros:.4g} % of the voxels are zero"
+            fix = "nothing if that is right, else bring the whole image"
+            yield _finding(acquisition, path, "values", problem, fix, severity="warning")
+    for path, image in phases.items():
+        if 1 < image.n_values < MANY_VALUES:
+            problem = f"only {image.n_values} different values, so the phase was rounded away"
+            fix = "convert the phase again, with the numbers of the scanner"
+            yield _finding(acquisition, path, "values", problem, fix)
+
+
+def _magnitude_errors(image: ImageFacts) -> Iterator[tuple[str, str]]:
+    """Problem and fix of a magnitude that cannot be one."""
+    low, high = image.scaled.low, image.scaled.high
+    largest = max(abs(low), abs(high))
+    if low < -0.05 * abs(high):
+        problem = f"a magnitude with negative values ({low:g} … {high:g})"
+        yield problem, "put the magnitude image in its place"
+    elif low < high and not MAGNITUDES[0] <= largest <= MAGNITUDES[1]:
+        yield (
+            f"the largest is {largest:g}, whose square single precision cannot hold",
+            "rescale the magnitude",
+        )
+
+
+def _check_copies(acquisition: Acquisition, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
+    """Images that are the same to the last bit, as no two that were measured are."""
+    known = {
+        path: image
+        for path, image in facts.items()
+        if image.checksum is not None and image.stored.low < image.stored.high
+    }
+    copied = set()
+    for echo in acquisition.echoes:
+        if _are_copies(known.get(echo.magnitude), known.get(echo.phase)):
+            copied |= {echo.magnitude, echo.phase}
+            problem, fix = "magnitude and phase are the same image", "put the phase image in its place"
+            yield _finding(acquisition, echo.phase, "part", problem, fix)
+    # Magnitudes of a phantom without noise and decay are alike; phases that are alike hold no field.
+    for images, severity in ((acquisition.magnitudes, "warning"), (acquisition.phases, "error")):
+        for first, second in combinations([path for path in images if path in known], 2):
+            is_scaled_alike = known[first].scaled == known[second].scaled
+            if second not in copied and is_scaled_alike and _are_copies(known[first], known[second]):
+                copied.add(second)
+                problem, fix = f"it is the same image as {first.name}", "every echo needs its own image"
+                yield _finding(acquisition, second, "values", problem, fix, severity=severity)
+
+
+def _are_copies(first: ImageFacts | None, second: ImageFacts | None) -> bool:
+    if first is None or second is None:
+        return False
+    return first.checksum == second.checksum and first.stored == second.stored
 
 
 def _range_of(images: Iterable[ImageFacts], units: str) -> PhaseRange | UnknownPhaseRange | None:

@@ -1,36 +1,49 @@
 """What a NIfTI file holds, read once, without trusting its header."""
 
+import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import nibabel as nb
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 
 from qsmflow.bids.findings import InputProblem
+
+# What the library mends in a header is judged here; its own lines would go to the terminal.
+logger.setLevel(logging.CRITICAL)
 
 #: Images that are read at a time; more would take more memory than the stages do.
 READERS = 4
 #: Voxels enough for the robust extremes of an image.
 SAMPLE_SIZE = 1_000_000
+#: Voxels enough to tell that an image has many different numbers.
+SMALL_SAMPLE = 20_000
 #: An image that is smaller than this in memory is read whatever it was squeezed from, bytes.
 SMALL = 512 * 2**20
 #: Bytes that some programs leave behind the voxels.
 PADDING = 2**20
 #: Measured images shrink to no less than this fraction: what does is empty, or made to fill the memory.
 MOST_COMPRESSION = 100
+#: Different numbers up to which they are counted.
+MANY_VALUES = 16
+#: Units of length by their code in the header.
+_UNITS = {1: "metres", 3: "micrometres"}
 
 
 class UnreadableImage(InputProblem):
-    """An image that cannot be used."""
+    """An image that cannot be used; ``field`` is the part of the header that is to blame."""
+
+    def __init__(self, problem: str, fix: str, *, field: str = "image"):
+        super().__init__(problem, fix)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class ImageFacts:
     Attributes
     ----------
     shape : tuple of int
-        Size along every axis.
+        Size along every axis; without axes of length one behind the third.
     affine : ndarray
         (4, 4) voxel to scanner coordinates in mm.
     voxel_size : tuple of float
@@ -78,6 +91,16 @@ class ImageFacts:
         Of the finite numbers as they lie in the file, before the scaling.
     n_nonfinite : int
         Voxels that are not a number or infinite.
+    n_zeros : int
+        Voxels that are stored as zero.
+    n_values : int
+        Different numbers that are stored, counted up to :data:`MANY_VALUES`.
+    checksum : int
+        Of all numbers as they lie in the file, 64 bits.
+    foreign_units : str or None
+        Unit of length that the header states where that is not the millimetre.
+    displacement : tuple of float
+        By how much sform and qform disagree where the header has both: mm, degrees.
     """
 
     shape: tuple[int, ...]
@@ -88,6 +111,11 @@ class ImageFacts:
     intercept: float
     stored: Extremes
     n_nonfinite: int
+    n_zeros: int = 0
+    n_values: int = MANY_VALUES
+    checksum: int | None = None
+    foreign_units: str | None = None
+    displacement: tuple[float, float] = (0.0, 0.0)
 
     @property
     def scaled(self) -> Extremes:
@@ -150,19 +178,13 @@ def read_images(paths: Iterable[Path]) -> dict[Path, ImageFacts | UnreadableImag
     ['the file is a link to content that is not here']
     """
     paths = list(paths)
-    # Opened one after the other, as the library switches its messages off for all threads meanwhile.
-    opened = [_or_error(load_image, path) for path in paths]
     with ThreadPoolExecutor(READERS) as readers:
-        read = readers.map(partial(_or_error, _read_through), paths, opened)
-        return dict(zip(paths, read, strict=True))
+        return dict(zip(paths, readers.map(_read_or_tell, paths), strict=True))
 
 
-def _or_error(read: Callable, path: Path, *opened: nb.Nifti1Image | UnreadableImage):
-    """What a function returns, or why an image, here or before, could not be read."""
-    if opened and isinstance(opened[0], UnreadableImage):
-        return opened[0]
+def _read_or_tell(path: Path) -> ImageFacts | UnreadableImage:
     try:
-        return read(path, *opened)
+        return read_image(path)
     except UnreadableImage as error:
         return error
 
@@ -177,9 +199,10 @@ def _read_through(path: Path, image: nb.Nifti1Image) -> ImageFacts:
     except Exception as error:
         raise UnreadableImage("the file is truncated or damaged", "copy or convert it again") from error
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    values = values.ravel(order="K")
     extremes, n_nonfinite = _extremes(values)
     return ImageFacts(
-        shape=tuple(int(size) for size in image.shape),
+        shape=_shape_without_ones(image.shape),
         affine=np.asarray(image.affine, dtype=float),
         voxel_size=voxel_size,
         oriented=bool(int(image.header["sform_code"]) or int(image.header["qform_code"])),
@@ -187,6 +210,11 @@ def _read_through(path: Path, image: nb.Nifti1Image) -> ImageFacts:
         intercept=intercept,
         stored=extremes,
         n_nonfinite=n_nonfinite,
+        n_zeros=values.size - np.count_nonzero(values),
+        n_values=_count_values(values),
+        checksum=_checksum(values),
+        foreign_units=_UNITS.get(int(image.header["xyzt_units"]) & 7),
+        displacement=_displacement(image.header),
     )
 
 
@@ -222,14 +250,13 @@ datalad get
     path = Path(path)
     size = _size(path)
     try:
-        # What the library mends in a header is judged here.
-        with LoggingOutputSuppressor():
-            image = nb.load(path)
+        image = nb.load(path)
         shape, dtype = image.shape, image.get_data_dtype()
     except ImageFileError as error:
         raise UnreadableImage("the file is no NIfTI image", "convert it again from DICOM") from error
     # A header of random bytes breaks any part of the library, which has many kinds of errors for it.
     except Exception as error:
+        _refuse_endless_scaling(path)
         raise UnreadableImage("the file is truncated or damaged", "copy or convert it again") from error
     if not isinstance(image, nb.Nifti1Image):
         raise UnreadableImage("the file is no NIfTI image", "convert it again from DICOM")
@@ -238,6 +265,7 @@ datalad get
             f"the voxels are of type {dtype.name}, not real numbers",
             "write magnitude and phase as real images",
         )
+    _refuse_endless_scaling(path)
     if min(shape, default=0) < 1:
         raise UnreadableImage("the image has no voxels", "convert it again from DICOM")
     _refuse_false_size(math.prod(shape) * dtype.itemsize, size, is_compressed=path.suffix == ".gz")
@@ -262,6 +290,24 @@ def _stated_voxel_size(path: Path, image: nb.Nifti1Image) -> tuple[float, ...]:
     with ImageOpener(path) as stream:
         header = type(image.header).from_fileobj(stream, check=False)
     return tuple(float(edge) for edge in header["pixdim"][1:4])
+
+
+def _refuse_endless_scaling(path: Path) -> None:
+    """Refuse a scaling that is infinite or not a number; only a slope that is none stands for none at all."""
+    try:
+        with ImageOpener(path) as stream:
+            header = nb.Nifti1Header.from_fileobj(stream, check=False)
+    except Exception:  # whatever else is wrong is said by the caller
+        return
+    if int(header["sizeof_hdr"]) != header.sizeof_hdr:
+        return
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    is_scaled = slope != 0 and not math.isnan(slope)
+    for field, value in (("scl_slope", slope), ("scl_inter", intercept)):
+        if is_scaled and not math.isfinite(value):
+            raise UnreadableImage(
+                f"the header's scaling is {value:g}", "write 1 for scl_slope and 0 for scl_inter", field=field
+            )
 
 
 def _size(path: Path) -> int:
@@ -296,9 +342,52 @@ def _refuse_false_size(claimed: int, size: int, *, is_compressed: bool) -> None:
         )
 
 
+def _shape_without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of length one that some programs write behind the third.
+
+    Examples
+    --------
+    >>> _shape_without_ones((8, 8, 1, 1, 1)), _shape_without_ones((8, 8, 8, 1, 2, 1))
+    ((8, 8, 1), (8, 8, 8, 1, 2))
+    """
+    shape = [int(size) for size in shape]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return tuple(shape)
+
+
+def _checksum(values: np.ndarray) -> int:
+    """64 bits that tell copies; two quick sums that have nothing to do with each other."""
+    content = values.view(np.uint8)
+    return isal_zlib.crc32(content) << 32 | isal_zlib.adler32(content)
+
+
+def _count_values(values: np.ndarray) -> int:
+    """Different numbers of a sample, no more than :data:`MANY_VALUES`, which few voxels settle mostly."""
+    for size in (SMALL_SAMPLE, SAMPLE_SIZE):
+        found = np.unique(values[:: max(1, values.size // size)]).size
+        if found >= MANY_VALUES:
+            break
+    return min(found, MANY_VALUES)
+
+
+def _displacement(header: nb.Nifti1Header) -> tuple[float, float]:
+    """Distance in mm and angle in degrees between the grids of sform and qform, where both are valid."""
+    if not (int(header["sform_code"]) and int(header["qform_code"])):
+        return 0.0, 0.0
+    try:
+        sform, qform = header.get_sform(), header.get_qform()
+    except (nb.spatialimages.HeaderDataError, ValueError):  # a quaternion that is none, and is not used
+        return 0.0, 0.0
+    with np.errstate(all="ignore"):  # what is no number is judged with the affine
+        axes = [grid[:3, :3] / np.linalg.norm(grid[:3, :3], axis=0) for grid in (sform, qform)]
+    cosine = np.clip((axes[0] * axes[1]).sum(axis=0).min(), -1, 1)
+    found = float(np.linalg.norm(sform[:3, 3] - qform[:3, 3])), math.degrees(math.acos(cosine))
+    return found if all(map(math.isfinite, found)) else (0.0, 0.0)
+
+
 def _extremes(values: np.ndarray) -> tuple[Extremes, int]:
     n_nonfinite = 0
-    values = values.ravel(order="K")
     if values.dtype.kind == "f":
         finite = np.isfinite(values)
         n_nonfinite = int(finite.size - np.count_nonzero(finite))

@@ -1,26 +1,31 @@
 """Find the gradient-echo acquisitions of a data set."""
 
+import errno
 import json
 import math
 import os
 import re
+import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bids.config import get_option
 from bids.layout import BIDSLayout, BIDSLayoutIndexer
+from sqlalchemy.exc import OperationalError
 
 from qsmflow.bids.acquisition import Acquisition, Echo, number
 from qsmflow.bids.findings import Finding, InputProblem, short_path
 from qsmflow.bids.names import ENTITY_KEYS, is_label, parse_name
-from qsmflow.bids.sidecars import IGNORED, check_sidecars, read_object
+from qsmflow.bids.sidecars import GRADIENT_ECHO_SUFFIXES, IGNORED, Sidecars, check_sidecars, read_object
 
-#: Suffixes whose magnitude and phase are gradient echoes.
-GRADIENT_ECHO_SUFFIXES = ("MEGRE", "T2starw")
-
+#: Suffixes of the images that are looked for in derivatives.
+DERIVATIVE_SUFFIXES = ("mask",)
+#: Name of the file in which pybids keeps an index.
+DATABASE = "layout_index.sqlite"
 #: Configurations of pybids: that of raw data, and what derivatives add to it.
 BASES = ("bids", "derivatives")
 #: The one query of a filter file.
@@ -33,6 +38,12 @@ class UnreadableDataset(ValueError):
     def __init__(self, findings: Sequence[Finding]):
         super().__init__("\n".join(map(str, findings)))
         self.findings = tuple(findings)
+
+
+class Index(BIDSLayout):
+    """A data set as pybids indexes it; ``findings`` says why some subjects are missing in it."""
+
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ def open_layout(
     database_dir: Path | str | None = None,
     derivatives: Mapping[str, Path | str] | None = None,
     participants: Iterable[str] = (),
-) -> BIDSLayout:
+) -> Index:
     """Index a data set without writing into it.
 
     A subject whose sidecars cannot be read is left out; `collect_acquisitions` tells why.
@@ -68,7 +79,7 @@ def open_layout(
 
     Returns
     -------
-    BIDSLayout
+    Index
         With anatomical images and the sidecars that apply to them.
 
     Raises
@@ -77,7 +88,7 @@ def open_layout(
         If a folder is not there.
     UnreadableDataset
         If files that concern all subjects are no valid JSON, those of all subjects are not, or the database
-        belongs to another data set.
+        is damaged or belongs to another data set.
     """
     root = _existing_folder(bids_dir)
     folders = {name: _existing_folder(path) for name, path in (derivatives or {}).items()}
@@ -119,7 +130,7 @@ def read_filters(path: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def collect_acquisitions(
-    layout: BIDSLayout,
+    layout: Index,
     *,
     participants: Iterable[str] = (),
     sessions: Iterable[str] = (),
@@ -133,7 +144,7 @@ def collect_acquisitions(
 
     Parameters
     ----------
-    layout : BIDSLayout
+    layout : Index
         From `open_layout`.
     participants, sessions : iterable of str
         Labels with or without ``sub-`` and ``ses-``; all unless given.
@@ -153,10 +164,8 @@ def collect_acquisitions(
     findings += more
     acquisitions: list[Acquisition] = []
     without: dict[str, bool] = {}
-    not_indexed = set(subjects) - set(layout.get_subjects())
-    broken = (
-        [each for each in check_sidecars(layout.root) if each.subject in not_indexed] if not_indexed else []
-    )
+    indexed = (layout, *layout.derivatives.values())
+    broken = [finding for each in indexed for finding in each.findings if finding.subject in subjects]
     findings += broken
     for subject in sorted(set(subjects) - {finding.subject for finding in broken}):
         named, more = _well_named(_echo_images(layout, subject), subject=subject, root=Path(layout.root))
@@ -170,7 +179,8 @@ def collect_acquisitions(
             without[subject] = len(asked) < len(images)
     severity = "error" if participants or not acquisitions else "warning"
     findings += [
-        _nothing_found(subject, severity, filtered=filtered) for subject, filtered in without.items()
+        _nothing_found(subject, severity, filtered=filtered, root=Path(layout.root))
+        for subject, filtered in without.items()
     ]
     return Collected(tuple(sorted(acquisitions, key=lambda each: each.name)), tuple(findings))
 
@@ -216,33 +226,38 @@ def _index(
     database_dir: Path | str | None,
     ignored: Sequence[re.Pattern],
     is_derivative: bool = False,
-) -> BIDSLayout:
-    broken = check_sidecars(root, ignored=ignored)
-    left_out = {finding.subject for finding in broken}
+) -> Index:
+    suffixes = DERIVATIVE_SUFFIXES if is_derivative else GRADIENT_ECHO_SUFFIXES
+    sidecars = check_sidecars(root, ignored=ignored, suffixes=suffixes)
     subjects = {
         label
         for label in _labels(root, "sub")
         if not any(pattern.search(f"/sub-{label}") for pattern in ignored)
     }
-    if broken and (is_derivative or None in left_out or left_out >= subjects):
-        raise UnreadableDataset(broken)
-    without = [re.compile(rf"^/sub-{re.escape(subject)}(/|$)") for subject in sorted(left_out)]
-    indexer = BIDSLayoutIndexer(validate=False, ignore=[*ignored, *without])
-    # An index without those subjects is not kept: the next run finds their files mended.
-    database = None if broken else database_dir
+    _refuse_hopeless(sidecars.findings, () if is_derivative else subjects)
+    _refuse_damaged_database(database_dir)
+    # An index without some subjects is not kept: the next run finds their files mended.
+    database = None if sidecars.findings else database_dir
+    is_old = database is not None and Path(database, DATABASE).exists()
     try:
-        layout = BIDSLayout(
-            root,
-            validate=False,
-            database_path=database,
-            indexer=indexer,
-            is_derivative=is_derivative,
-            config=[entities_below(root, name) for name in (BASES if is_derivative else BASES[:1])],
-        )
-    except (OSError, RecursionError, TypeError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not what is on it
+        layout = _layout(root, database, ignored, sidecars, is_derivative)
+    # pybids trusts files in more ways than can be foreseen.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EACCES,
+        ):  # the disk, not what is on it
             raise
-        raise UnreadableDataset([_broken_dataset(root, str(error))]) from error
+        if database is not None and (is_old or isinstance(error, OperationalError)):
+            problem = f"it cannot be used ({getattr(error, 'orig', error)})"
+            raise UnreadableDataset([_bad_database(database, problem)]) from error
+        found = _not_indexable(root, subjects, ignored, sidecars, is_derivative)
+        if not found:
+            raise UnreadableDataset([_broken_dataset(root, str(error))]) from error
+        sidecars = Sidecars((*sidecars.findings, *found), sidecars.needless)
+        _refuse_hopeless(sidecars.findings, () if is_derivative else subjects)
+        layout = _layout(root, None, ignored, sidecars, is_derivative)
+    layout.findings = sidecars.findings
     if Path(layout.root) != root:
         problem = f"it indexes {layout.root}, not {root}"
         fix = "choose another --bids-database-dir or remove this one"
@@ -250,6 +265,86 @@ def _index(
             [Finding("error", str(database_dir), "database", problem, fix, category="input")]
         )
     return layout
+
+
+def _refuse_hopeless(findings: Collection[Finding], subjects: Collection[str]) -> None:
+    """Refuse what concerns all, or leaves none of the subjects, if there are any."""
+    left_out = {finding.subject for finding in findings}
+    if None in left_out or (subjects and left_out.issuperset(subjects)):
+        raise UnreadableDataset(findings)
+
+
+def _layout(
+    root: Path,
+    database_dir: Path | str | None,
+    ignored: Sequence[re.Pattern],
+    sidecars: Sidecars,
+    is_derivative: bool,
+) -> Index:
+    """The index of what is not ignored and not broken."""
+    left_out = {finding.subject for finding in sidecars.findings}
+    without = [re.compile(rf"^/sub-{re.escape(subject)}(/|$)") for subject in sorted(left_out)]
+    needless = [
+        re.compile(rf"^/{re.escape(each.relative_to(root).as_posix())}$") for each in sidecars.needless
+    ]
+    indexer = BIDSLayoutIndexer(validate=False, ignore=[*ignored, *without, *needless])
+    database = None if database_dir is None else Path(database_dir, DATABASE)
+    is_kept = database is None or database.exists()
+    try:
+        layout = Index(
+            root,
+            validate=False,
+            database_path=database_dir,
+            indexer=indexer,
+            is_derivative=is_derivative,
+            config=[entities_below(root, name) for name in (BASES if is_derivative else BASES[:1])],
+        )
+        is_kept = True
+        return layout
+    finally:
+        # The next run would take half an index for a whole one.
+        if not is_kept:
+            database.unlink(missing_ok=True)
+
+
+def _not_indexable(
+    root: Path,
+    subjects: Collection[str],
+    ignored: Sequence[re.Pattern],
+    sidecars: Sidecars,
+    is_derivative: bool,
+) -> list[Finding]:
+    """Subjects whose files pybids stumbles over, tried one by one, as it does not say whose they are."""
+    findings = []
+    for subject in sorted(set(subjects) - {finding.subject for finding in sidecars.findings}):
+        others = re.compile(rf"^/sub-(?!{re.escape(subject)}(/|$))")
+        try:
+            _layout(root, None, [*ignored, others], sidecars, is_derivative)
+        except Exception as error:
+            problem = f"it cannot be indexed ({type(error).__name__}: {error})".replace("\n", " ")
+            fix = "correct the sidecar that is meant"
+            findings.append(
+                Finding("error", f"sub-{subject}", "data set", problem, fix, subject, category="bids")
+            )
+    return findings
+
+
+def _refuse_damaged_database(folder: Path | str | None) -> None:
+    """Refuse a file that is no database, or only a part of one."""
+    if folder is None or not Path(folder, DATABASE).is_file():
+        return
+    try:
+        with closing(sqlite3.connect(Path(folder, DATABASE))) as database:
+            found = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise UnreadableDataset([_bad_database(folder, f"it cannot be used ({error})")]) from error
+    if found != ("ok",):
+        raise UnreadableDataset([_bad_database(folder, "it is damaged")])
+
+
+def _bad_database(folder: Path | str, problem: str) -> Finding:
+    fix = "remove this folder, or choose another --bids-database-dir"
+    return Finding("error", str(folder), "database", problem, fix, category="input")
 
 
 def _broken_dataset(root: Path, problem: str) -> Finding:
@@ -327,10 +422,9 @@ def _choose_sessions(
 
 
 def _unknown_label(file: str, option: str, kind: str, available: Sequence[str]) -> Finding:
-    problem = f"the data set has no such {kind}"
-    return Finding(
-        "error", file, option, problem, f"choose from {', '.join(available) or 'none'}", category="input"
-    )
+    problem = f"the data set has no such {kind}" if available else f"the data set has no {kind}s"
+    fix = f"choose from {', '.join(available)}" if available else f"leave {option} out"
+    return Finding("error", file, option, problem, fix, category="input")
 
 
 def _filter_finding(file: str, problem: str, severity: str = "error") -> Finding:
@@ -471,11 +565,28 @@ def _left_out(acquisition: Acquisition, field: str, problem: str, fix: str) -> F
     )
 
 
-def _nothing_found(subject: str, severity: str, *, filtered: bool) -> Finding:
+def _nothing_found(subject: str, severity: str, *, filtered: bool, root: Path) -> Finding:
     if filtered:
         problem, fix = "the filters leave no gradient echo", "loosen --bids-filter-file"
     else:
         problem = "it has no gradient-echo images in the chosen sessions"
         fix = "name them anat/sub-…_echo-N_part-mag_MEGRE.nii.gz and …_part-phase_MEGRE.nii.gz"
+        unread = _unread(root / f"sub-{subject}")
+        if unread:
+            file, fix = unread
+            problem += f"; those as {short_path(file)} are not read"
     category = "filter" if filtered else "input"
     return Finding(severity, f"sub-{subject}", "anat", problem, fix, subject, category)
+
+
+def _unread(folder: Path) -> tuple[Path, str] | None:
+    """A file that holds gradient echoes in a way that is not read, and what to do about it."""
+    names = (path for path in sorted(folder.rglob("*")) if not path.name.endswith(".json"))
+    echoes = [path for path in names if re.search(rf"_({'|'.join(GRADIENT_ECHO_SUFFIXES)})\.", path.name)]
+    for path in echoes:
+        if re.search(r"_part-(real|imag)_", path.name):
+            return path, "convert real and imaginary part to magnitude and phase"
+    for path in echoes:
+        if not path.name.endswith((".nii", ".nii.gz")):
+            return path, "convert them to NIfTI (.nii.gz)"
+    return None

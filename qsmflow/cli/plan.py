@@ -1,7 +1,6 @@
 """Decides what a run will do, and finds all that is wrong with the input before any work starts."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
 from qsmflow.bids.brain_masks import find_brain_masks
 from qsmflow.bids.checks import Finding, check_acquisition, format_findings
 from qsmflow.bids.findings import InputProblem, short_path
-from qsmflow.bids.images import ImageFacts, UnreadableImage, read_image, read_images
+from qsmflow.bids.images import ImageFacts, UnreadableImage, load_image, read_image, read_images
 from qsmflow.bids.layout import Collected, UnreadableDataset, collect_acquisitions, open_layout, read_filters
 from qsmflow.bids.names import is_label
 from qsmflow.bids.phase_range import classify_phase_range
@@ -26,6 +25,10 @@ from qsmflow.workflows.job import AcquisitionJob
 from qsmflow.workflows.memory import stage_memory
 from qsmflow.workflows.settings import Settings
 
+#: Voxels that a mask must have inside.
+FEWEST_INSIDE = 64
+#: Acquisitions whose images take a while to be looked through.
+MANY = 20
 #: Exit code by the category of a finding, the one that decides first.
 EXIT_CODES = {
     "bids": ExitCode.INVALID_BIDS,
@@ -133,7 +136,9 @@ def _gone(job: AcquisitionJob, path: Path) -> Finding:
     )
 
 
-def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
+def make_plan(
+    settings: Settings, *, validation: Validation | None, tell: Callable[[str], None] = lambda text: None
+) -> Plan:
     """Check the input and settle what each acquisition needs.
 
     Parameters
@@ -142,6 +147,8 @@ def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
         Of the run.
     validation : Validation or None
         Of the data set, begun already; None where it is not wanted.
+    tell : callable
+        Gets a line where the user has to wait.
 
     Returns
     -------
@@ -161,6 +168,8 @@ def make_plan(settings: Settings, *, validation: Validation | None) -> Plan:
     invalid = {finding.subject for finding in findings if finding.category == "bids"}
     layout, collected = collect_input(settings, findings)
     findings += collected.findings
+    if len(collected.acquisitions) > MANY:
+        tell(f"looking through the images of {len(collected.acquisitions)} acquisitions before work starts …")
     usable, refused, images = [], [], {}
     for acquisition in collected.acquisitions:
         images[acquisition.name] = read_images(acquisition.files)
@@ -233,17 +242,20 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
     Raises
     ------
     Stop
-        If there is nothing to select from.
+        If there is nothing to select from, or the index cannot be kept where it is to be.
     """
     filter_file = settings.bids_filter_file
     try:
         filters = read_filters(filter_file) if filter_file else None
     except UnreadableDataset as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
+    database_dir = None if settings.dry_run else settings.bids_database_dir
+    if database_dir is not None:
+        _make_database_folder(database_dir)
     try:
         layout = open_layout(
             settings.bids_dir,
-            database_dir=None if settings.dry_run else settings.bids_database_dir,
+            database_dir=database_dir,
             derivatives=_with_masks(settings),
             participants=settings.participant_label,
         )
@@ -258,6 +270,15 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
         filters=filters,
     )
     return layout, collected
+
+
+def _make_database_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Stop(
+            ExitCode.CANNOT_WRITE, f"{folder}: cannot be made ({error}); choose another --bids-database-dir"
+        ) from error
 
 
 def _with_masks(settings: Settings) -> dict[str, Path]:
@@ -364,17 +385,35 @@ def _check_mask(job: AcquisitionJob, image: ImageFacts) -> Iterator[Finding]:
     except UnreadableImage as error:
         yield refusal(error.problem, error.fix)
         return
-    if facts.n_nonfinite:
-        yield refusal(f"{facts.n_nonfinite} voxels are NaN or infinite", "write 1 in the brain, 0 elsewhere")
-    elif facts.stored.low == facts.stored.high == 0:
-        yield refusal("no voxel is inside, all are 0", "write 1 in the brain, 0 elsewhere")
+    fix = "write 1 in the brain, 0 elsewhere"
     same_place = np.allclose(facts.affine, image.affine, rtol=0, atol=0.01)
-    if facts.shape[:3] != image.shape[:3] or math.prod(facts.shape[3:]) != 1 or not same_place:
+    fits = facts.shape == image.shape and same_place
+    if facts.n_nonfinite:
+        yield refusal(f"{facts.n_nonfinite} voxels are NaN or infinite", fix)
+    elif facts.scaled.high <= 0.5:
+        more = "" if facts.scaled.low == facts.scaled.high else " or less"
+        yield refusal(f"no voxel is inside, all are {facts.scaled.high:g}{more}", fix)
+    elif fits:
+        inside = np.reshape(load_image(job.mask_file).dataobj, facts.shape) > 0.5
+        if np.count_nonzero(inside) < FEWEST_INSIDE:
+            problem = f"only {np.count_nonzero(inside)} voxels are inside, which hold no field"
+            yield refusal(problem, fix)
+        elif not _holds_a_block(inside):
+            yield refusal("nowhere are 3 × 3 × 3 voxels inside, which the noise is told from", fix)
+    if not fits:
         yield refusal(
             f"its grid {facts.shape} is not that of {job.acquisition.name} {image.shape[:3]}, or lies "
             "elsewhere in space",
             "resample the mask to the magnitude image",
         )
+
+
+def _holds_a_block(inside: np.ndarray) -> bool:
+    """Whether 3 × 3 × 3 voxels are inside somewhere."""
+    for axis in range(3):
+        inside = np.moveaxis(inside, axis, 0)
+        inside = np.moveaxis(inside[:-2] & inside[1:-1] & inside[2:], 0, axis)
+    return bool(inside.any())
 
 
 def _check_memory(job: AcquisitionJob, settings: Settings) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -108,7 +109,7 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
     if settings.reports_only:
         return finalise.rebuild_reports(settings, run_id=run_id, console=console)
     load_plugin(settings)  # refused before anything is written
-    plan = make_plan(settings, validation=validation)
+    plan = make_plan(settings, validation=validation, tell=partial(console.print, highlight=False))
     if settings.omp_nthreads is None:
         needs = [max(job.memory.values()) for job in plan.jobs]
         threads = stage_threads(settings.nprocs, memory_gb=settings.mem_gb, needs=needs)

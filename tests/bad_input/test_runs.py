@@ -76,6 +76,19 @@ def atlas(values: np.ndarray | None, table: str | None = None) -> Callable:
     return prepare
 
 
+def template(brain: np.ndarray | None) -> Callable:
+    def prepare(study):
+        study.image("atlas/tpl-X/tpl-X_dseg.nii.gz", ONES)
+        name = "atlas/tpl-X/tpl-X_desc-brain_T1w.nii.gz"
+        if brain is None:
+            study.text(name, b"no image")
+        else:
+            study.image(name, brain)
+        return ["-d", f"atlas={study.folder / 'atlas'}", "--participant-label", "01"]
+
+    return prepare
+
+
 def model(weights: bytes | None = None, **card) -> Callable:
     """A network whose card, or whose weights behind the right checksum, are changed."""
 
@@ -158,6 +171,22 @@ MASKS = [
     Case("mask of four volumes", mask(np.stack([ONES] * 4, -1)), DATA, ("mask.nii.gz", "(8, 8, 8, 4)")),
     Case("mask of NaN", mask(ONES * np.float32("nan")), DATA, ("mask.nii.gz", "512 voxels are NaN")),
     Case("mask of nothing", mask(0 * ONES), DATA, ("mask.nii.gz", "no voxel is inside")),
+    Case("mask of halves", mask(ONES * np.float32(0.5)), DATA, ("no voxel is inside, all are 0.5",)),
+    Case(
+        "mask of less than nothing", mask(-ONES.astype(np.int16)), DATA, ("no voxel is inside, all are -1",)
+    ),
+    Case(
+        "mask of few voxels",
+        mask(np.pad(ONES[:3, :3, :3], (0, 5))),
+        DATA,
+        ("only 27 voxels are inside",),
+    ),
+    Case(
+        "mask of thin slices",
+        mask(ONES * (np.arange(8) % 3 < 2).astype(np.uint8)),
+        DATA,
+        ("nowhere are 3 × 3 × 3 voxels",),
+    ),
     Case("mask of colours", mask(np.zeros((8, 8, 8), [(c, np.uint8) for c in "RGB"])), DATA, ("not real",)),
     Case(
         "mask no image", lambda s: ["--mask-file", str(s.text("mask.nii", b"x"))], DATA, ("mask.nii", "NIfTI")
@@ -171,6 +200,14 @@ MASKS = [
     Case("labels between numbers", atlas(ONES * np.float32(0.5)), DATA, ("whole numbers",)),
     Case("labels of four volumes", atlas(np.stack([ONES] * 4, -1)), DATA, ("one volume",)),
     Case("table without names", atlas(ONES, "label\tcolour\n1\tred\n"), DATA, ("dseg.tsv", "'index'")),
+    Case("labels beyond counting", atlas(ONES * 1e20), DATA, ("sub-01_dseg.nii.gz", "up to 2147483647")),
+    Case("labels without end", atlas(ONES * np.inf), DATA, ("sub-01_dseg.nii.gz", "up to 2147483647")),
+    Case(
+        "labels of a blank template", template(0 * ONES), DATA, ("tpl-X_desc-brain_T1w", "every voxel is 0")
+    ),
+    Case("labels of a damaged template", template(None), DATA, ("tpl-X_desc-brain_T1w", "no NIfTI image")),
+    Case("table with a short row", atlas(ONES, "index\tname\n1\n"), DATA, ("dseg.tsv", "without a name")),
+    Case("table of a long field", atlas(ONES, f"index\tname\n1\t{'x' * 10**6}"), DATA, ("dseg.tsv", "limit")),
     Case("table of other numbers", atlas(ONES, "index\tname\none\tred\n"), DATA, ("dseg.tsv", "'index'")),
 ]
 
@@ -255,6 +292,18 @@ PLACES = [
     Case("work folder in the input", lambda s: [], USAGE, ("never written to",), {"work": "input/work"}),
     Case("work folder that cannot be", lambda s: [], NO_OUTPUT, ("--work-dir",), {"work": "/proc/none/work"}),
     Case(
+        "database that cannot be",
+        lambda s: ["--bids-database-dir", "/proc/none/index"],
+        NO_OUTPUT,
+        ("/proc/none/index", "--bids-database-dir"),
+    ),
+    Case(
+        "database of something else",
+        lambda s: ["--bids-database-dir", str(s.text("index/layout_index.sqlite", "x" * 5000).parent)],
+        NO_INPUT,
+        ("index: database", "remove this folder"),
+    ),
+    Case(
         "description no JSON",
         lambda s: s.text("input/dataset_description.json", "{"),
         ExitCode.INVALID_BIDS,
@@ -320,6 +369,14 @@ def masks_of_both(study) -> list[str]:
     return ["-d", f"m={study.folder / 'masks'}"]
 
 
+def masks_with_a_broken_sidecar(study) -> list[str]:
+    """A mask for each subject; what is said of the second's is no JSON."""
+    arguments = masks_of_both(study)
+    study.image("masks/sub-02/anat/sub-02_desc-brain_mask.nii.gz", ONES)
+    study.text("masks/sub-02/anat/sub-02_desc-brain_mask.json", "{")
+    return arguments
+
+
 def labels_of_both(study) -> list[str]:
     """Labels for the first subject, and what are none for the second."""
     arguments = atlas(ONES)(study)[:2]
@@ -339,6 +396,11 @@ def large_second(study) -> list[str]:
     ("prepare", "words", "code"),
     [
         (masks_of_both, "sub-02_desc-brain_mask.nii.gz: mask: its grid (4, 8, 8)", DATA),
+        (
+            masks_with_a_broken_sidecar,
+            "sub-02/anat/sub-02_desc-brain_mask.json: JSON: it is no valid JSON",
+            ExitCode.INVALID_BIDS,
+        ),
         (labels_of_both, "sub-02: --derivatives atlas: ", DATA),
         (large_second, "sub-02: --mem: 0.65G cannot hold it: stage ", USAGE),
     ],

@@ -79,6 +79,44 @@ def test_damaged_files_are_named(tmp_path):
         find_atlases(tmp_path, [_scan()])
 
 
+@pytest.mark.parametrize(
+    ("values", "words"), [((0, 1, 1e20), "up to 2147483647"), ((0, 1, np.inf), "up to 2147483647")]
+)
+def test_labels_that_no_number_holds_are_refused(tmp_path, values, words):
+    _labels(tmp_path / "sub-01" / "anat" / "sub-01_dseg.nii.gz", values=values, dtype=np.float64)
+    with pytest.raises(InputProblem, match=words):
+        find_atlases(tmp_path, [_scan()])
+
+
+@pytest.mark.parametrize(
+    ("brain", "words"),
+    [
+        ({"values": (0, 0, 0)}, "every voxel is 0"),
+        ({"values": (0, np.nan, 1), "dtype": np.float32}, "1 voxels are NaN"),
+        ({"values": (0, 1, 2, 3), "shape": (1, 1, 2, 2)}, "not one volume"),
+        (None, "no NIfTI image"),
+    ],
+)
+def test_a_template_without_a_brain_is_refused(tmp_path, brain, words):
+    _labels(tmp_path / "tpl-A" / "tpl-A_dseg.nii.gz")
+    path = tmp_path / "tpl-A" / "tpl-A_desc-brain_T1w.nii.gz"
+    if brain is None:
+        path.write_bytes(b"no image")
+    else:
+        _labels(path, **brain)
+    with pytest.raises(InputProblem, match=words) as error:
+        find_atlases(tmp_path, [_scan()])
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("row", ["1", f"1\t{'x' * 200_000}"])
+def test_rows_of_a_table_that_name_nothing_are_refused(tmp_path, row):
+    path = _labels(tmp_path / "sub-01" / "anat" / "sub-01_dseg.nii.gz")
+    path.with_name("sub-01_dseg.tsv").write_text(f"index\tname\n{row}\n")
+    with pytest.raises(InputProblem, match=r"sub-01_dseg\.tsv.*'index'"):
+        find_atlases(tmp_path, [_scan()])
+
+
 def test_two_images_of_one_name_are_refused(tmp_path):
     for extension in (".nii", ".nii.gz"):
         _labels(tmp_path / "sub-01" / "anat" / f"sub-01_dseg{extension}")

@@ -1,6 +1,7 @@
 """Every fault of an acquisition gets a sentence that names file, field and fix."""
 
 import gzip
+import logging
 
 import nibabel as nb
 import numpy as np
@@ -43,8 +44,10 @@ def test_a_sound_single_echo_has_no_findings(study):
         ({"EchoTime": 4.0}, "EchoTime", "milliseconds"),
         ({"EchoTime": "0.004"}, "EchoTime", "no positive number"),
         ({"EchoTime": -0.004}, "EchoTime", "no positive number"),
+        ({"EchoTime": 4e-6}, "EchoTime", "no echo time in seconds"),
         ({"MagneticFieldStrength": None}, "MagneticFieldStrength", "missing"),
         ({"MagneticFieldStrength": 0}, "MagneticFieldStrength", "0 is no field"),
+        ({"MagneticFieldStrength": 3e-3}, "MagneticFieldStrength", "0.003 is no field of a scanner"),
         ({"MagneticFieldStrength": 70}, "MagneticFieldStrength", "70 is no field"),
         ({"MagneticFieldStrength": "3T"}, "MagneticFieldStrength", "'3T' is no field"),
         ({"MagneticFieldStrength": 7}, "MagneticFieldStrength", "7 T here but 3 T"),
@@ -86,6 +89,12 @@ def test_echo_times_that_repeat(study):
     assert field == "EchoTime" and "also that of" in problem
 
 
+def test_echo_times_too_near_to_each_other(study):
+    study.add_scan(echo_times=(0.004, 0.004_05))
+    ((field, problem),) = errors(check(study))
+    assert field == "EchoTime" and "0.00405 s is so near to 0.004 s" in problem
+
+
 @pytest.mark.parametrize(("units", "severity"), [(None, "warning"), ("degrees", "error")])
 def test_units_of_phase(study, units, severity):
     _, phase, *_ = study.add_scan()
@@ -120,6 +129,61 @@ def test_uncombined_coils(study):
         study.add_scan(f"sub-01/anat/sub-01_coil-{coil}")
     found = errors(check(study))
     assert set(found) == {("coil", "the coils are not combined")} and len(found) == 4
+
+
+@pytest.mark.parametrize("ones", [(1,), (1, 1), (1, 1, 1, 1)])
+def test_axes_of_length_one_are_no_volumes(study, ones):
+    for path in study.add_scan()[1:]:
+        rewrite(path, lambda values: values.reshape(values.shape + ones))
+    assert check(study) == []
+
+
+@pytest.mark.parametrize(
+    ("copies", "field", "words"),
+    [
+        ([("echo-1_part-mag", "echo-1_part-phase")], "part", "magnitude and phase are the same image"),
+        (
+            [("echo-1_part-mag", "echo-2_part-mag")],
+            "values",
+            "it is the same image as sub-01_echo-1_part-mag",
+        ),
+        (
+            [("echo-1_part-phase", "echo-2_part-phase"), ("echo-1_part-phase", "echo-3_part-phase")],
+            "values",
+            "it is the same image as sub-01_echo-1_part-phase",
+        ),
+    ],
+)
+def test_copies_of_an_image(study, copies, field, words):
+    study.add_scan(echo_times=(0.004, 0.008, 0.012))
+    for source, copy in copies:
+        first, second = (
+            study.root / "sub-01/anat" / f"sub-01_{name}_MEGRE.nii.gz" for name in (source, copy)
+        )
+        # Compressed anew, as the bytes of the voxels decide.
+        second.write_bytes(gzip.compress(gzip.decompress(first.read_bytes()), 1))
+    found = [each for each in check(study) if "same image" in each.problem]
+    assert len(found) == len(copies)
+    assert all(each.field == field and words in each.problem for each in found)
+    # A phantom without decay has one magnitude for all echoes.
+    of_magnitudes = [copy for _, copy in copies if copy.endswith("part-mag")]
+    assert [each.severity for each in found] == ["warning" if of_magnitudes else "error"] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "severity", "words"),
+    [
+        ("phase", lambda a: a // 512 * 585, "error", "only 8 different values"),
+        ("mag", lambda a: a * 1e16, "error", "whose square single precision cannot hold"),
+        ("mag", lambda a: a * 1e-30, "error", "whose square single precision cannot hold"),
+        ("mag", lambda a: np.where(a > 998, a, 0), "warning", "% of the voxels are zero"),
+    ],
+)
+def test_values_that_make_nonsense(study, part, change, severity, words):
+    path = study.add_scan()[-1 if part == "phase" else -2]
+    rewrite(path, lambda a: change(a).astype(np.float32 if part == "mag" else np.int16))
+    (finding,) = check(study)
+    assert (finding.severity, finding.field) == (severity, "values") and words in finding.problem
 
 
 def test_stacked_volumes(study):
@@ -198,7 +262,83 @@ def test_no_orientation_is_a_warning(study):
     assert {(each.severity, each.field) for each in findings} == {("warning", "affine")}
 
 
-@pytest.mark.parametrize(("slices", "severity"), [(1, "error"), (4, "warning")])
+#: Offsets in a NIfTI-1 header.
+PIXDIM, SLOPE, INTERCEPT, UNITS, CODES, QUATERNION, OFFSET = 80, 112, 116, 123, 252, 256, 280 + 12
+
+
+def overwrite(path, offset, content):
+    """Change bytes of a header."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[offset : offset + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
+@pytest.mark.parametrize(
+    ("offset", "content", "severity", "field", "words"),
+    [
+        (
+            PIXDIM,
+            np.float32([1.1]),
+            "warning",
+            "voxel size",
+            "pixdim says 1.1 × 1 × 2 mm, the affine 1 × 1 × 2",
+        ),
+        (PIXDIM, np.float32([1.03]), None, None, None),
+        (UNITS, np.uint8([1]), "error", "voxel size", "the header says metres"),
+        (UNITS, np.uint8([3 + 8]), "error", "voxel size", "the header says micrometres"),
+        (UNITS, np.uint8([2 + 8]), None, None, None),
+        (OFFSET, np.float32([np.inf]), "error", "affine", "numbers that are not finite"),
+        (INTERCEPT, np.float32([np.nan]), "error", "scl_inter", "the header's scaling is nan"),
+        (SLOPE, np.float32([-np.inf]), "error", "scl_slope", "the header's scaling is -inf"),
+        (SLOPE, np.float32([np.nan, np.nan]), None, None, None),
+        (QUATERNION, np.float32([1, 1, 1]), None, None, None),
+        (QUATERNION, np.float32([np.nan] * 3), None, None, None),
+    ],
+)
+def test_headers(study, offset, content, severity, field, words):
+    for path in study.add_scan():
+        overwrite(path, CODES, np.int16([1, 1]).tobytes())
+        overwrite(path, offset, content.tobytes())
+    findings = check(study)
+    assert {(each.severity, each.field) for each in findings} == ({(severity, field)} if severity else set())
+    assert all(words in each.problem for each in findings)
+
+
+def test_what_the_library_mends_is_no_line_on_the_terminal(study, capfd, monkeypatch):
+    for path in study.add_scan():
+        overwrite(path, 0, np.int32([999]).tobytes())
+    # As outside of tests, where nobody listens.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert check(study) == []
+    assert nb.load(path).shape == (8, 8, 8)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"shift": 6}, "6 mm and 0 degrees"),
+        ({"turn": 8}, "0 mm and 8 degrees"),
+        ({"shift": 1, "turn": 2}, None),
+    ],
+)
+def test_sform_and_qform_that_disagree(study, change, words):
+    angle = np.deg2rad(change.get("turn", 0))
+    turned = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    for path in study.add_scan():
+        image = nb.load(path)
+        affine = image.affine.copy()
+        affine[:3, :3] = turned @ affine[:3, :3]
+        affine[0, 3] += change.get("shift", 0)
+        image.set_sform(image.affine, code=1)
+        image.set_qform(affine, code=1)
+        nb.save(nb.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    findings = check(study)
+    assert {(each.severity, each.field) for each in findings} == ({("warning", "affine")} if words else set())
+    assert all(words in each.problem for each in findings)
+
+
+@pytest.mark.parametrize(("slices", "severity"), [(1, "error"), (5, "error"), (6, "warning"), (7, "warning")])
 def test_few_slices(study, slices, severity):
     for path in study.add_scan():
         rewrite(path, lambda values: values[..., :slices])

@@ -1,7 +1,10 @@
 """Which acquisitions a data set holds, and which of them are asked for."""
 
+import errno
 import shutil
+from pathlib import Path
 
+import bids.layout
 import numpy as np
 import pytest
 
@@ -140,6 +143,31 @@ def test_participant_without_gradient_echoes(study):
     assert (finding.severity, finding.category) == ("error", "input")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words", "fix"),
+    [
+        (".nii.gz", ".img", "echo-1_part-mag_MEGRE.img are not read", "NIfTI (.nii.gz)"),
+        (".nii.gz", ".mgz", "echo-1_part-mag_MEGRE.mgz are not read", "NIfTI (.nii.gz)"),
+        (".nii.gz", ".nii.bz2", "echo-1_part-mag_MEGRE.nii.bz2 are not read", "NIfTI (.nii.gz)"),
+        (".nii.gz", ".NII.GZ", "echo-1_part-mag_MEGRE.NII.GZ are not read", "NIfTI (.nii.gz)"),
+        ("part-mag", "part-real", "part-real_MEGRE.nii.gz are not read", "to magnitude and phase"),
+    ],
+)
+def test_gradient_echoes_in_files_that_are_not_read(study, old, new, words, fix):
+    parts = ("mag",) if "real" in new else ("mag", "phase")
+    for path in study.add_scan(parts=parts):
+        path.rename(path.with_name(path.name.replace(old, new)))
+    (finding,) = collect(study).findings
+    assert finding.severity == "error"
+    assert words in finding.problem and fix in finding.fix
+
+
+def test_sessions_of_a_data_set_without_any(study):
+    study.add_scan()
+    (finding,) = [each for each in collect(study, sessions=["1"]).findings if each.file == "ses-1"]
+    assert finding.problem == "the data set has no sessions" and finding.fix == "leave --session-label out"
+
+
 def test_no_participants_at_all(study):
     (finding,) = collect(study).findings
     assert finding.problem == "it holds no sub-* folder"
@@ -199,6 +227,35 @@ def test_database_is_reused_but_not_for_another_data_set(study, tmp_path):
         open_layout(other, database_dir=tmp_path / "database")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"no database" * 1000,
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:100] + bytes(3000) + content[3100:],
+        lambda content: b"",
+    ],
+)
+def test_a_damaged_database_is_named(study, tmp_path, damage):
+    study.add_scan()
+    open_layout(study.root, database_dir=tmp_path / "database")
+    (file,) = (tmp_path / "database").iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UnreadableDataset, match=r"database: .*remove this folder") as caught:
+        open_layout(study.root, database_dir=tmp_path / "database")
+    assert str(tmp_path / "database") in str(caught.value)
+
+
+def test_no_half_of_an_index_is_kept(study, tmp_path, monkeypatch):
+    study.add_scan()
+    with monkeypatch.context() as patched:
+        patched.setattr(bids.layout.index, "make_bidsfile", lambda path: 1 / 0)
+        with pytest.raises(UnreadableDataset):
+            open_layout(study.root, database_dir=tmp_path / "database")
+    layout = open_layout(study.root, database_dir=tmp_path / "database")
+    assert names(collect_acquisitions(layout)) == ["sub-01"]
+
+
 def test_every_broken_sidecar_is_named(study):
     magnitude, phase, *_ = study.add_scan()
     for path in (magnitude, phase):
@@ -219,6 +276,54 @@ def test_sidecars_that_cannot_be_are_no_tracebacks(study, sidecar, words):
     magnitude.with_name(magnitude.name.replace(".nii.gz", ".json")).write_text(sidecar)
     with pytest.raises(UnreadableDataset, match=words):
         open_layout(study.root)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("sub-01_T1w.json", "{"), ("sub-01_T1w.json", '{"echo": 7}'), ("sub-01_echo-1_T2w.json", "[]")],
+)
+def test_broken_sidecars_of_other_images_harm_nobody(study, name, content):
+    study.add_scan()
+    study.write_image("sub-01/anat/sub-01_T1w.nii.gz", np.ones((8, 8, 8), np.int16))
+    (study.root / "sub-01" / "anat" / name).write_text(content)
+    collected = collect(study)
+    assert names(collected) == ["sub-01"]
+    assert not collected.findings
+
+
+@pytest.mark.parametrize("hidden", ["anat", "sub-02_echo-1_part-mag_MEGRE.json"])
+def test_what_may_not_be_looked_at_is_named(study, monkeypatch, hidden):
+    for subject in ("01", "02"):
+        study.add_scan(f"sub-{subject}/anat/sub-{subject}")
+    stat = Path.stat
+
+    def refuse(path, **how):
+        if path.name == hidden and "sub-02" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    collected = collect(study)
+    assert names(collected) == ["sub-01"]
+    assert {(each.subject, each.category) for each in collected.findings} == {("02", "bids")}
+    assert all("Permission denied" in each.problem for each in collected.findings)
+
+
+def test_one_whom_pybids_cannot_index_leaves_the_others(study, monkeypatch):
+    for subject in ("01", "02"):
+        study.add_scan(f"sub-{subject}/anat/sub-{subject}")
+    read = bids.layout.index.make_bidsfile
+
+    def stumble(path):
+        if "sub-02" in str(path):
+            raise AttributeError("'dict' object has no attribute 'startswith'")
+        return read(path)
+
+    monkeypatch.setattr(bids.layout.index, "make_bidsfile", stumble)
+    collected = collect(study)
+    assert names(collected) == ["sub-01"]
+    (finding,) = collected.findings
+    assert finding.subject == "02" and "AttributeError" in finding.problem
 
 
 def test_a_relative_path_with_dots(study, monkeypatch):

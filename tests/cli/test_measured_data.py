@@ -1,6 +1,7 @@
-"""Data that nobody of this project made, through the whole app."""
+"""Data that nobody of this project made, or as other programs write them, through the whole app."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -66,6 +67,27 @@ def test_measured_crop_goes_through_the_app(crop, tmp_path, capsys, inversion):
         pair = np.logical_and(*(np.take(tissue, index, axis) for index in _neighbours(tissue.shape[axis])))
         assert not (step[pair] > period / 2).any()
     assert 0.01 < maps["chi"][mask].std() < 0.3
+
+
+def test_axes_of_length_one_change_nothing(app, finished, tmp_path):
+    bids_dir = tmp_path / "input"
+    shutil.copytree(finished.bids_dir, bids_dir, ignore=shutil.ignore_patterns("derivatives"))
+    for index, path in enumerate(sorted(bids_dir.rglob("*_MEGRE.nii.gz"))):
+        image = nib.load(path)
+        # Some images have one such axis, some have several, the last has none.
+        shape = (*image.shape, *[1] * ((index + 1) % 4))
+        values = np.reshape(image.dataobj.get_unscaled(), shape)
+        nib.save(nib.Nifti1Image(values, None, image.header), path)
+    mask = next((finished.out_dir / "sub-01" / "anat").glob("*_mask.nii.gz"))
+    mask = nib.load(mask)
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj)[..., None], mask.affine), tmp_path / "mask.nii")
+    for name, extra in (("alone", []), ("masked", ["--mask-file", str(tmp_path / "mask.nii")])):
+        assert app(bids_dir, tmp_path / name, tmp_path / "work", *extra) == ExitCode.DONE
+        for made in ("anat/sub-01_Chimap.nii.gz", "anat/sub-01_R2starmap.nii.gz"):
+            image, plain = (nib.load(out / "sub-01" / made) for out in (tmp_path / name, finished.out_dir))
+            assert image.shape == plain.shape
+            if name == "alone":
+                np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(plain.dataobj))
 
 
 def _neighbours(size: int) -> tuple[np.ndarray, np.ndarray]:
