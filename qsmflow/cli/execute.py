@@ -74,8 +74,10 @@ def load_plugin(settings: Settings) -> tuple[str, dict]:
         return name, arguments
     if settings.nprocs == 1:
         return "Linear", {}
+    # The threads of a stage wait for one another now and then: beside it there is room for a picture.
+    beside = int((settings.omp_nthreads or 1) > 1)
     return "MultiProc", {
-        "n_procs": settings.nprocs,
+        "n_procs": settings.nprocs + beside,
         "memory_gb": settings.mem_gb,
         "raise_insufficient": False,
         # A forked child of a process that has used threads may hang.

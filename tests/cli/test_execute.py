@@ -42,6 +42,8 @@ def test_many_processes_share_the_memory(make_settings):
     plugin, arguments = load_plugin(make_settings(nprocs=4, mem_gb=6.5))
     assert plugin == "MultiProc"
     assert (arguments["n_procs"], arguments["memory_gb"]) == (4, 6.5)
+    # Where threads wait for one another there is room for one more.
+    assert load_plugin(make_settings(nprocs=4, omp_nthreads=4))[1]["n_procs"] == 5
     assert arguments["mp_context"] == "forkserver"
 
 
