@@ -126,7 +126,9 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
             subjects = f"sub-{part.subjects[0]} … sub-{part.subjects[-1]}"
             console.print(f"part {number} of {len(parts)}: {subjects}", highlight=False)
         try:
-            code = _execute(settings, part, run_id=run_id, argv=argv, methods=methods, console=console)
+            code = _execute_what_is_there(
+                settings, part, run_id=run_id, argv=argv, methods=methods, console=console
+            )
         except Busy as busy:
             if len(parts) == 1:
                 raise
@@ -140,6 +142,22 @@ def _run(settings: Settings, *, validation, log_dir: Path, argv: Sequence[str], 
     return max(codes)
 
 
+def _execute_what_is_there(settings: Settings, plan, **named) -> ExitCode:
+    """Do what is planned, without what has gone by then, or goes while the engine is being set up."""
+    from nipype.interfaces.base import TraitError
+
+    while True:
+        plan = plan.as_it_is_now()
+        try:
+            return _execute(settings, plan, **named)
+        except TraitError as error:
+            # Nipype's way to say that an input of a stage is not there.
+            if plan.as_it_is_now().jobs == plan.jobs:
+                raise Stop(
+                    ExitCode.NO_INPUT, f"a file has gone since it was checked: {error}; put it back"
+                ) from error
+
+
 def _execute(
     settings: Settings,
     plan,
@@ -150,28 +168,19 @@ def _execute(
     console: Console,
 ) -> ExitCode:
     """Do what is planned and add to the methods text what was new in it."""
-    from nipype.interfaces.base import TraitError
-
     from qsmflow.cli import finalise
     from qsmflow.cli.cache import clear_leftovers
     from qsmflow.cli.execute import execute, hands_in, write_graph
     from qsmflow.workflows.base import init_qsmflow_wf, methods_paragraphs
 
     use_gpu = resolve_gpu(settings.device)
-    plan = plan.as_it_is_now()
     acquisitions = [job.acquisition for job in plan.jobs]
     with ExitStack() as stack:
         if not settings.boilerplate_only:
             stack.enter_context(reserved(settings.work_dir, {each.subject for each in acquisitions}))
             stack.enter_context(reserved_output(settings.out_dir, acquisitions))
         finalise.open_output(settings, plan, run_id=run_id, argv=argv)
-        try:
-            workflow = init_qsmflow_wf(
-                settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu
-            )
-        except TraitError as error:
-            # Nipype's way to say that an input of a stage is not there.
-            raise Stop(ExitCode.NO_INPUT, f"a file has gone since it was checked: {error}") from error
+        workflow = init_qsmflow_wf(settings, plan.jobs, models=plan.models, run_id=run_id, use_gpu=use_gpu)
         methods += methods_paragraphs(workflow)
         finalise.write_methods(settings, methods)
         if settings.write_graph:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qsmflow.bids.acquisition import Acquisition
-from qsmflow.cli import run
+from qsmflow.cli import cache, run
 from qsmflow.cli.exit_codes import ExitCode
 from qsmflow.cli.reservation import reserved_output
 
@@ -60,6 +60,22 @@ def test_a_file_that_goes_before_its_part_begins_fails_its_subject_alone(
     said = capsys.readouterr().err
     assert f"sub-01 FAILED: input: sub-01/anat/{victim.name}: file: it has gone since it was checked" in said
     assert not (tmp_path / "out/sub-01/anat").exists()
+    assert (tmp_path / "out/sub-03/anat/sub-03_Chimap.nii.gz").is_file()
+
+
+def test_a_file_that_goes_while_the_engine_is_set_up_fails_its_subject_alone(
+    app, cohort, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(run, "SUBJECTS_AT_ONCE", 3)
+    victim = next(cohort.glob("sub-01/anat/*echo-3_part-phase*.nii.gz"))
+    clear = cache.clear_leftovers
+    monkeypatch.setattr(
+        cache, "clear_leftovers", lambda *given: victim.unlink(missing_ok=True) or clear(*given)
+    )
+    arguments = (cohort, tmp_path / "out", tmp_path / "work", "--skip-bids-validation")
+    assert app(*arguments) == ExitCode.SUBJECT_FAILED
+    said = capsys.readouterr().err
+    assert "sub-01 FAILED" in said and victim.name in said
     assert (tmp_path / "out/sub-03/anat/sub-03_Chimap.nii.gz").is_file()
 
 
