@@ -192,7 +192,7 @@ def _read_or_tell(path: Path) -> ImageFacts | UnreadableImage:
 def _read_through(path: Path, image: nb.Nifti1Image) -> ImageFacts:
     try:
         values = _stored_numbers(path, image) if path.suffix == ".gz" else image.dataobj.get_unscaled()
-        voxel_size = _stated_voxel_size(path, image)
+        voxel_size = tuple(float(edge) for edge in _raw_header(path, type(image.header))["pixdim"][1:4])
     except UnreadableImage:
         raise
     # Whatever a library trips over in a damaged file: zlib's, gzip's and NumPy's own errors among them.
@@ -285,18 +285,16 @@ def _stored_numbers(path: Path, image: nb.Nifti1Image) -> np.ndarray:
     return np.ndarray(image.shape, dtype, buffer=content, offset=offset, order="F")
 
 
-def _stated_voxel_size(path: Path, image: nb.Nifti1Image) -> tuple[float, ...]:
-    """Edges in the header as it is, before the library puts 1 for 0, mm."""
+def _raw_header(path: Path, kind: type[nb.Nifti1Header]) -> nb.Nifti1Header:
+    """The header as it is in the file, before the library mends it, as by 1 for a voxel size of 0."""
     with ImageOpener(path) as stream:
-        header = type(image.header).from_fileobj(stream, check=False)
-    return tuple(float(edge) for edge in header["pixdim"][1:4])
+        return kind.from_fileobj(stream, check=False)
 
 
 def _refuse_endless_scaling(path: Path) -> None:
     """Refuse a scaling that is infinite or not a number; only a slope that is none stands for none at all."""
     try:
-        with ImageOpener(path) as stream:
-            header = nb.Nifti1Header.from_fileobj(stream, check=False)
+        header = _raw_header(path, nb.Nifti1Header)
     except Exception:  # whatever else is wrong is said by the caller
         return
     if int(header["sizeof_hdr"]) != header.sizeof_hdr:

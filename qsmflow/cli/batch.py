@@ -16,7 +16,7 @@ from rich.console import Console
 
 from qsmflow.cli.arguments import Parser, number
 from qsmflow.cli.environment import prepare_environment
-from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.exit_codes import ExitCode, Stop, cannot_write
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.parser import build_parser as build_app_parser
 from qsmflow.cli.parser import config_arguments, parse_settings
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    return guarded(PROGRAM, lambda console: _main(arguments, console=console))
+    return guarded(PROGRAM, _main, argv)
 
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
@@ -128,7 +127,7 @@ def _prepare(
     try:
         return write_batch(batch, arrays, settings, argv=argv), outcome
     except OSError as error:
-        raise Stop(ExitCode.CANNOT_WRITE, f"{batch.folder}: cannot be written ({error})") from error
+        raise cannot_write(batch.folder, error) from error
 
 
 def build_parser() -> argparse.ArgumentParser:

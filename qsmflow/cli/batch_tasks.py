@@ -18,7 +18,7 @@ from qsmflow.cli.batch_scripts import FOLDER, LOGS, Array, Task
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.finalise import is_complete
 from qsmflow.cli.models import network_stages
-from qsmflow.cli.plan import EXIT_CODES, collect_input
+from qsmflow.cli.plan import EXIT_CODES, collect_input, too_large
 from qsmflow.workflows.memory import PROCESS_GB, stage_memory
 from qsmflow.workflows.settings import Settings
 
@@ -126,22 +126,21 @@ def leave_out_too_large(
     """
     if mem_gb is None:
         return list(tasks), []
-    too_large = [task for task in tasks if task.mem_gb > _usable(mem_gb, settings)]
+    unfit = [task for task in tasks if task.mem_gb > _usable(mem_gb, settings)]
     findings = [
-        Finding(
-            "error",
+        too_large(
             task.label,
-            "--mem",
-            f"{mem_gb:.2f}G cannot hold it: stage '{task.stage}' needs about {task.mem_gb:.2f} GB",
-            f"give --mem {math.ceil(10 * _request(task.mem_gb, settings)) / 10:.1f}G or leave it out",
             subject=task.subject,
-            category="resources",
+            given=mem_gb,
+            stage=task.stage,
+            needed=task.mem_gb,
+            fix=f"give --mem {math.ceil(10 * _request(task.mem_gb, settings)) / 10:.1f}G or leave it out",
         )
-        for task in too_large
+        for task in unfit
     ]
-    if too_large and len(too_large) == len(tasks):
+    if unfit and len(unfit) == len(tasks):
         raise Stop(ExitCode.USAGE, format_findings(findings))
-    return [task for task in tasks if task not in too_large], findings
+    return [task for task in tasks if task not in unfit], findings
 
 
 def split_by_state(

@@ -1,6 +1,7 @@
 """How a run ends, and the exception that carries it."""
 
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -32,3 +33,27 @@ class Stop(Exception):
     def __init__(self, code: ExitCode, message: str):
         super().__init__(message)
         self.code = code
+
+
+def cannot_write(folder: Path | str, error: OSError) -> Stop:
+    """What ends a run that cannot write a folder.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Which.
+    error : OSError
+        Why not.
+
+    Returns
+    -------
+    Stop
+        To be raised, 73.
+
+    Examples
+    --------
+    >>> print(cannot_write("out", OSError("no room")))
+    out: cannot be written (no room); make room, remove what stands there, or choose another folder
+    """
+    fix = "make room, remove what stands there, or choose another folder"
+    return Stop(ExitCode.CANNOT_WRITE, f"{folder}: cannot be written ({error}); {fix}")

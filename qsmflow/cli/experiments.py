@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    return guarded(PROGRAM, lambda console: _main(arguments, console=console))
+    return guarded(PROGRAM, _main, argv)
 
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:

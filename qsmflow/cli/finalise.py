@@ -15,7 +15,7 @@ from qsmflow.bids.files import write_json, write_text
 from qsmflow.bids.findings import Finding, short_path
 from qsmflow.bids.names import derivative_name
 from qsmflow.bids.tables import write_subject_tables
-from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.exit_codes import ExitCode, Stop, cannot_write
 from qsmflow.cli.plan import Plan
 from qsmflow.reports.assemble import build_report, collect_errors, damaged_figures
 from qsmflow.reports.methods import write_citation
@@ -126,9 +126,7 @@ def open_output(settings: Settings, plan: Plan, *, run_id: str, argv: Sequence[s
             for acquisition in plan.acquisitions:
                 completion_mark(settings.out_dir, acquisition).unlink(missing_ok=True)
     except OSError as error:
-        problem = f"{settings.out_dir}: cannot be written ({error})"
-        fix = "make room, remove what stands there, or choose another folder"
-        raise Stop(ExitCode.CANNOT_WRITE, f"{problem}; {fix}") from error
+        raise cannot_write(settings.out_dir, error) from error
 
 
 def settings_toml(settings: Settings, *, argv: Sequence[str], program: str = "qsmflow") -> str:

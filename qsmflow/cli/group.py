@@ -19,7 +19,7 @@ from qsmflow.bids.dataset import check_output_dir
 from qsmflow.bids.files import read_json, replacing, write_json
 from qsmflow.bids.findings import Finding, InputProblem, format_findings, short_path
 from qsmflow.bids.tables import MISSING
-from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.exit_codes import ExitCode, Stop, cannot_write
 from qsmflow.reports.group import LABELS, GroupTable, Subject, build_group_page
 from qsmflow.workflows.settings import Settings
 
@@ -339,9 +339,7 @@ def _write(
             command_line=shlex.join(["qsmflow", *argv]),
         )
     except OSError as error:
-        problem = f"{settings.out_dir}: cannot be written ({error})"
-        fix = "make room, remove what stands there, or choose another folder"
-        raise Stop(ExitCode.CANNOT_WRITE, f"{problem}; {fix}") from error
+        raise cannot_write(settings.out_dir, error) from error
 
 
 def _subject(folder: Path) -> Subject:

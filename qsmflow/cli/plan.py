@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from bids.layout import BIDSLayout
+from scipy.ndimage import binary_erosion
 
 from qsmflow.bids.acquisition import Acquisition
 from qsmflow.bids.atlases import ATLAS, Atlas, find_atlases
@@ -89,7 +90,8 @@ class Plan:
         list of Plan
             Each with what concerns its subjects.
         """
-        groups = [self.subjects[first : first + size] for first in range(0, len(self.subjects), size)]
+        subjects = self.subjects
+        groups = [subjects[first : first + size] for first in range(0, len(subjects), size)]
         return [
             replace(
                 self,
@@ -115,7 +117,10 @@ class Plan:
                 replace(job, reference=job.reference if job.reference in left else None) for job in jobs
             ),
             findings=(*self.findings, *(each for found in findings.values() for each in found)),
-            refused=(*self.refused, *(job.acquisition for job in self.jobs if job not in jobs)),
+            refused=(
+                *self.refused,
+                *(job.acquisition for job in self.jobs if findings[job.acquisition.name]),
+            ),
         )
 
 
@@ -191,8 +196,8 @@ def make_plan(
         raise Stop(_code(findings), format_findings(findings))
     masks = find_brain_masks(layout, usable)
     findings += _without_mask(usable, masks) if _with_masks(settings) else []
-    atlases, more = _find_atlases(settings, usable)
-    findings += more
+    atlases = _find_atlases(settings, usable)
+    findings += _without_labels(usable, atlases)
     judged = [
         _make_job(
             acquisition,
@@ -204,9 +209,8 @@ def make_plan(
         for acquisition in usable
     ]
     findings += [finding for _, found in judged for finding in found]
-    without = {finding.file for finding in _errors(more)}
-    jobs = [job for job, found in judged if not _errors(found) and job.acquisition.name not in without]
-    refused += [job.acquisition for job, _ in judged if job not in jobs]
+    jobs = [job for job, found in judged if not found]
+    refused += [job.acquisition for job, found in judged if found]
     if not jobs:
         raise Stop(_code(findings), format_findings(findings))
     references = find_references([job.acquisition for job in jobs], wanted=settings.reference_filter)
@@ -242,20 +246,17 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
     Raises
     ------
     Stop
-        If there is nothing to select from, or the index cannot be kept where it is to be.
+        If there is nothing to select from.
     """
     filter_file = settings.bids_filter_file
     try:
         filters = read_filters(filter_file) if filter_file else None
     except UnreadableDataset as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
-    database_dir = None if settings.dry_run else settings.bids_database_dir
-    if database_dir is not None:
-        _make_database_folder(database_dir)
     try:
         layout = open_layout(
             settings.bids_dir,
-            database_dir=database_dir,
+            database_dir=None if settings.dry_run else settings.bids_database_dir,
             derivatives=_with_masks(settings),
             participants=settings.participant_label,
         )
@@ -270,15 +271,6 @@ def collect_input(settings: Settings, findings: Sequence[Finding]) -> tuple[BIDS
         filters=filters,
     )
     return layout, collected
-
-
-def _make_database_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Stop(
-            ExitCode.CANNOT_WRITE, f"{folder}: cannot be made ({error}); choose another --bids-database-dir"
-        ) from error
 
 
 def _with_masks(settings: Settings) -> dict[str, Path]:
@@ -303,24 +295,23 @@ def _without_mask(acquisitions: Sequence[Acquisition], masks: dict) -> list[Find
 
 def _find_atlases(
     settings: Settings, acquisitions: Sequence[Acquisition]
-) -> tuple[dict[str, tuple[Atlas, ...]], list[Finding]]:
-    """Label images by acquisition, where the user gave some, and what is wrong with them."""
+) -> dict[str, tuple[Atlas, ...] | InputProblem]:
+    """Label images by acquisition, or what is wrong with them, where the user gave some."""
     if ATLAS not in settings.derivatives:
-        return {}, []
+        return {}
     folder = settings.derivatives[ATLAS]
-    found: dict[str, tuple[Atlas, ...]] = {}
     try:
-        found = find_atlases(folder, acquisitions)
+        return {**find_atlases(folder, acquisitions)}
     except InputProblem:
         # Whoever is not concerned goes on.
-        findings = []
-        for each in acquisitions:
-            try:
-                found |= find_atlases(folder, [each])
-            except InputProblem as error:
-                findings.append(_bad_labels(each, error))
-        return found, [*findings, *_without_labels(acquisitions, found)]
-    return found, _without_labels(acquisitions, found)
+        return {name: found for each in acquisitions for name, found in _own_atlases(folder, each).items()}
+
+
+def _own_atlases(folder: Path, acquisition: Acquisition) -> dict[str, tuple[Atlas, ...] | InputProblem]:
+    try:
+        return {**find_atlases(folder, [acquisition])}
+    except InputProblem as error:
+        return {acquisition.name: error}
 
 
 def _bad_labels(acquisition: Acquisition, error: InputProblem) -> Finding:
@@ -349,7 +340,7 @@ def _make_job(
     images: Mapping[Path, ImageFacts],
     settings: Settings,
     mask_file: Path | None,
-    atlases: tuple[Atlas, ...],
+    atlases: tuple[Atlas, ...] | InputProblem,
 ) -> tuple[AcquisitionJob, list[Finding]]:
     """What is to be done with an acquisition, and what stands against it."""
     image = images[acquisition.echoes[0].magnitude]
@@ -367,9 +358,10 @@ def _make_job(
             networks=network_stages(settings),
             limit=settings.mem_gb,
         ),
-        atlases=atlases,
+        atlases=() if isinstance(atlases, InputProblem) else atlases,
     )
-    return job, [*_check_mask(job, image), *_check_memory(job, settings)]
+    bad_labels = [_bad_labels(acquisition, atlases)] if isinstance(atlases, InputProblem) else []
+    return job, [*bad_labels, *_check_mask(job, image), *_check_memory(job, settings)]
 
 
 def _check_mask(job: AcquisitionJob, image: ImageFacts) -> Iterator[Finding]:
@@ -398,7 +390,7 @@ def _check_mask(job: AcquisitionJob, image: ImageFacts) -> Iterator[Finding]:
         if np.count_nonzero(inside) < FEWEST_INSIDE:
             problem = f"only {np.count_nonzero(inside)} voxels are inside, which hold no field"
             yield refusal(problem, fix)
-        elif not _holds_a_block(inside):
+        elif not binary_erosion(inside, np.ones((3, 3, 3))).any():
             yield refusal("nowhere are 3 × 3 × 3 voxels inside, which the noise is told from", fix)
     if not fits:
         yield refusal(
@@ -408,23 +400,40 @@ def _check_mask(job: AcquisitionJob, image: ImageFacts) -> Iterator[Finding]:
         )
 
 
-def _holds_a_block(inside: np.ndarray) -> bool:
-    """Whether 3 × 3 × 3 voxels are inside somewhere."""
-    for axis in range(3):
-        inside = np.moveaxis(inside, axis, 0)
-        inside = np.moveaxis(inside[:-2] & inside[1:-1] & inside[2:], 0, axis)
-    return bool(inside.any())
-
-
 def _check_memory(job: AcquisitionJob, settings: Settings) -> Iterator[Finding]:
     stage, needed = max(job.memory.items(), key=lambda item: item[1])
     if needed > settings.mem_gb:
-        yield Finding(
-            "error",
+        fix = "give more memory" + (", or try --low-mem" if stage == "fit" and not settings.low_mem else "")
+        yield too_large(
             job.acquisition.name,
-            "--mem",
-            f"{settings.mem_gb:.2f}G cannot hold it: stage '{stage}' needs about {needed:.2f} GB",
-            "give more memory" + (", or try --low-mem" if stage == "fit" and not settings.low_mem else ""),
             subject=job.acquisition.subject,
-            category="resources",
+            given=settings.mem_gb,
+            stage=stage,
+            needed=needed,
+            fix=fix,
         )
+
+
+def too_large(name: str, *, subject: str, given: float, stage: str, needed: float, fix: str) -> Finding:
+    """What is said of an acquisition or a task that the memory cannot hold.
+
+    Parameters
+    ----------
+    name : str
+        Of the acquisition or task.
+    subject : str
+        Its label without ``sub-``.
+    given, needed : float
+        GB that may be used, and that its largest stage needs.
+    stage : str
+        Which stage that is.
+    fix : str
+        What the user can do.
+
+    Examples
+    --------
+    >>> print(too_large("sub-1", subject="1", given=1, stage="fit", needed=2, fix="give more"))
+    sub-1: --mem: 1.00G cannot hold it: stage 'fit' needs about 2.00 GB. Fix: give more.
+    """
+    problem = f"{given:.2f}G cannot hold it: stage '{stage}' needs about {needed:.2f} GB"
+    return Finding("error", name, "--mem", problem, fix, subject=subject, category="resources")

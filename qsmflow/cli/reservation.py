@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qsmflow.bids.acquisition import Acquisition
-from qsmflow.cli.exit_codes import ExitCode, Stop
+from qsmflow.cli.exit_codes import ExitCode, Stop, cannot_write
 
 _LOCKS = "locks"
 _FILES_OF_LIBRARIES = 512
@@ -73,7 +73,7 @@ def _held(locks: Mapping[str, Path], *, where: str) -> Iterator[None]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context(path.open("w"))
             except OSError as error:
-                raise Stop(ExitCode.CANNOT_WRITE, f"{where}: cannot be written ({error})") from error
+                raise cannot_write(where, error) from error
             # The lock goes with the file, however this process ends. Some network drives have none.
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

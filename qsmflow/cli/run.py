@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
-from qsmflow.cli.environment import ensure_utf8, prepare_environment
+from qsmflow.cli.environment import prepare_environment
 from qsmflow.cli.exit_codes import ExitCode, Stop
 from qsmflow.cli.guard import guarded
 from qsmflow.cli.imports import uncollected
@@ -40,19 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`.
     """
-    if argv is None:
-        ensure_utf8()
-    arguments = sys.argv[1:] if argv is None else argv
     with ends_at_once():
-        return guarded("qsmflow", lambda console: _main(arguments, console=console))
+        return guarded("qsmflow", _main, argv)
 
 
 def _main(argv: Sequence[str], *, console: Console) -> ExitCode:
-    try:
-        settings = parse_settings(argv)
-    except FileNotFoundError as error:
-        message = "the folder that this was started in has gone; change to one that exists"
-        raise Stop(ExitCode.NO_INPUT, message) from error
+    settings = parse_settings(argv)
     if settings.analysis_level == "group":
         return _gather(settings, argv=argv, console=console)
     # Imported here, as what a run needs takes long to import: help and wrong usage are answered at once.

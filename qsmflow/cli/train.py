@@ -4,7 +4,6 @@ import argparse
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
@@ -62,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code; see :class:`qsmflow.cli.exit_codes.ExitCode`. 128 and the number of the signal that ended
         a training, if one did.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    return guarded(PROGRAM, lambda console: _main(arguments, console=console))
+    return guarded(PROGRAM, _main, argv)
 
 
 def _main(argv: Sequence[str], *, console: Console) -> int:

@@ -49,8 +49,10 @@ def check_folders(settings: Settings) -> None:
         raise Stop(ExitCode.USAGE, str(error)) from error
     except OSError as error:
         raise Stop(ExitCode.CANNOT_WRITE, str(error)) from error
-    if not settings.dry_run:
-        _make_work_folder(settings.work_dir)
+    made = {"--work-dir": settings.work_dir, "--bids-database-dir": settings.bids_database_dir}
+    for flag, folder in made.items():
+        if folder is not None and not settings.dry_run:
+            _make_folder(folder, flag=flag)
 
 
 def explain(error: OSError, settings: Settings) -> Stop:
@@ -96,7 +98,7 @@ def _refuse_inside_input(folder: Path, bids_dir: Path) -> None:
         )
 
 
-def _make_work_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *, flag: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Permissions alone do not tell: the file system may be read-only, or full.
@@ -104,5 +106,5 @@ def _make_work_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise Stop(
-            ExitCode.CANNOT_WRITE, f"{folder}: cannot be written to ({error}); choose another --work-dir"
+            ExitCode.CANNOT_WRITE, f"{folder}: cannot be written to ({error}); choose another {flag}"
         ) from error

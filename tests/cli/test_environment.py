@@ -24,12 +24,15 @@ def test_nobody_need_listen(closed):
     assert subprocess.run([*shell, *COMMAND], check=False).returncode == ExitCode.NO_INPUT
 
 
-def test_a_folder_that_has_gone_is_named_as_the_reason(tmp_path):
+@pytest.mark.parametrize(
+    "command", [COMMAND, [sys.executable, "-m", "qsmflow.cli.batch", "in", "out", "--scheduler", "slurm"]]
+)
+def test_a_folder_that_has_gone_is_named_as_the_reason(tmp_path, command):
     here = tmp_path / "here"
     here.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        ["sh", "-c", f'rmdir "{here}" && exec "$@"', "sh", *COMMAND],
+        ["sh", "-c", f'rmdir "{here}" && exec "$@"', "sh", *command],
         cwd=here,
         env=environment,
         capture_output=True,
